@@ -1,0 +1,107 @@
+#!/usr/bin/python
+"""Ansible module: the deployments that a release of flows made."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: prefect_deployments
+short_description: Deployments whose code lies under a directory
+description:
+  - Lists the deployments whose code lies under O(directory), that is, those that the playbook made.
+  - With O(delete_other_than), deletes those that are not of this version (they are gone from prefect.yaml).
+options:
+  api_url:
+    description: Address of the API, ending in /api.
+    type: str
+    required: true
+  url_username:
+    description: Account at the door.
+    type: str
+    required: true
+  url_password:
+    description: Its password.
+    type: str
+    required: true
+  ca_path:
+    description: PEM file of the authority that the server's certificate comes from.
+    type: path
+  force_basic_auth:
+    description: Send the password at once.
+    type: bool
+    default: true
+  directory:
+    description: Directory on the workers' hosts; deployments that set their working directory below it are meant.
+    type: str
+    required: true
+  delete_other_than:
+    description: Version of the deployments that stay; unset deletes none.
+    type: str
+author:
+  - the prefect self-hosting kit
+"""
+
+EXAMPLES = r"""
+- name: List the deployments of all releases
+  prefect_deployments:
+    api_url: https://prefect.example.org/api
+    url_username: playbook
+    url_password: "{{ password }}"
+    directory: /opt/prefect/flows/releases
+"""
+
+RETURN = r"""
+deployments:
+  description: Name (flow/deployment) and version of each deployment that is left.
+  type: dict
+  returned: always
+deleted:
+  description: Names of the deployments that were deleted.
+  type: list
+  returned: always
+"""
+
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi  # noqa: E402
+
+
+def lies_under(deployment: dict[str, Any], directory: str) -> bool:
+    """Whether a pull step sets the working directory to one below `directory`."""
+    for step in deployment.get("pull_steps") or []:
+        for values in step.values():
+            path = values.get("directory") if isinstance(values, dict) else None
+            if isinstance(path, str) and path.startswith(directory.rstrip("/") + "/"):
+                return True
+    return False
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **API_ARGUMENTS,
+            "directory": {"type": "str", "required": True},
+            "delete_other_than": {"type": "str"},
+        },
+        supports_check_mode=True,
+    )
+    api = PrefectApi(module)
+    keep = module.params["delete_other_than"]
+    flows = {flow["id"]: flow["name"] for flow in api.filter("/flows/filter", {})}
+    left: dict[str, str | None] = {}
+    deleted = []
+    for deployment in api.filter("/deployments/filter", {}):
+        if not lies_under(deployment, module.params["directory"]):
+            continue
+        name = f"{flows[deployment['flow_id']]}/{deployment['name']}"
+        if keep is None or deployment["version"] == keep:
+            left[name] = deployment["version"]
+            continue
+        deleted.append(name)
+        if not module.check_mode:
+            api.call("DELETE", f"/deployments/{deployment['id']}", accept=(404,))
+    module.exit_json(changed=bool(deleted), deployments=left, deleted=sorted(deleted))
+
+
+if __name__ == "__main__":
+    main()
