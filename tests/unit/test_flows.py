@@ -79,12 +79,12 @@ def test_each_example_says_what_it_teaches(module, examples):
 
 def test_the_table_in_the_readme_is_complete(monkeypatch):
     readme = (FLOWS / "README.md").read_text()
-    rows = dict(re.findall(r"^\| \[(\w+\.py)\]\(\1\) \| ?(.*?) \|", readme, re.MULTILINE))
+    rows = dict(re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|(.*?)\|", readme, re.MULTILINE))
     deployments: dict[str, list[str]] = {f"{module}.py": [] for module in MODULES}
     for deployment in DEPLOYMENTS:
         file = deployment["entrypoint"].partition(":")[0]
         deployments[file].append(f"`{load(deployment, monkeypatch).name}/{deployment['name']}`")
-    assert {file: sorted(filter(None, cell.split(", "))) for file, cell in rows.items()} == {
+    assert {file: sorted(filter(None, cell.strip().split(", "))) for file, cell in rows.items()} == {
         file: sorted(names) for file, names in deployments.items()
     }
 
