@@ -22,9 +22,7 @@ app = FastAPI()
 
 
 @app.post("/greetings", status_code=202)
-async def start_greeting(
-    name: str, idempotency_key: Annotated[str | None, Header()] = None
-) -> dict[str, UUID]:
+async def start_greeting(name: str, idempotency_key: Annotated[str | None, Header()] = None) -> dict[str, UUID]:
     """Start a run and return its id. A repeated request with the same Idempotency-Key gets the same run."""
     run = await run_deployment(
         "hello/hello",

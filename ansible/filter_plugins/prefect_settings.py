@@ -139,9 +139,7 @@ def version_problems(settings: dict[str, Any], locked_version: str) -> list[str]
             )
     archive = settings["prefect_images_archive"]
     if archive and not Path(archive).is_file():
-        problems.append(
-            f"prefect_images_archive is {_quoted(archive)}; there is no such file on the control machine"
-        )
+        problems.append(f"prefect_images_archive is {_quoted(archive)}; there is no such file on the control machine")
     for setting in ("prefect_events_retention_days", "prefect_runs_retention_days"):
         if settings[setting] < 1:
             problems.append(f"{setting} is {_quoted(settings[setting])}; it must be 1 or more")

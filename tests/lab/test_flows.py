@@ -345,7 +345,7 @@ def secret_block(vps: Any, api: Api, client_environment: dict[str, str]) -> Iter
     password, name = secrets.token_hex(16), f"scratch-{secrets.token_hex(4)}"
     vps.ssh(
         "docker run --rm --detach --name flows-scratch --publish 127.0.0.1:55432:5432 --env-file /dev/stdin "
-        "$(docker inspect --format '{{.Config.Image}}' prefect-postgres)",
+        "$(docker inspect --format '{{.Config.Image}}' prefect-postgres) postgres -c fsync=off",
         text=f"POSTGRES_PASSWORD={password}\n",
     )
     try:

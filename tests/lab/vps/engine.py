@@ -54,9 +54,7 @@ def client() -> str:
 
 def docker(*arguments: str, text: str | None = None, check: bool = True, timeout: float | None = None):
     """Run the docker client to its end. The classic builder: Debian's engine package has no other."""
-    return run(
-        [client(), *arguments], text=text, check=check, timeout=timeout, environment={"DOCKER_BUILDKIT": "0"}
-    )
+    return run([client(), *arguments], text=text, check=check, timeout=timeout, environment={"DOCKER_BUILDKIT": "0"})
 
 
 def started_by_us() -> bool:

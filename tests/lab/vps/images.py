@@ -23,7 +23,7 @@ HERE = Path(__file__).parent / "images"
 SUITE = "trixie"
 OFFICIAL_BASE = f"debian:{SUITE}"
 
-# Held equal to ansible/roles/settings/defaults/main.yml by a unit test. PostgreSQL's is Debian 13's version on the
+# Held equal to ansible/roles/prefect/defaults/main.yml by a unit test. PostgreSQL's is Debian 13's version on the
 # day it was pinned; when Debian has moved on, the stand-in holds the newer minor version under the pinned tag.
 IMAGES = {
     "postgres": "postgres:17.12-trixie",
@@ -63,11 +63,13 @@ CONTENT_LABEL = "prefect-lab.content"
 
 @dataclass(frozen=True)
 class LabImages:
-    """What the lab runs on: `vps` and `base` are image names, `archive` is a file or, with official images, None."""
+    """What the lab runs on: names of the images of the VPS and of what else is on its network, and the archive of
+    the stack's images, which is None where the official ones can be pulled (`source`: official or stand-ins).
+    """
 
     source: str
-    base: str
     vps: str
+    outsider: str
     archive: Path | None
 
 
@@ -201,10 +203,26 @@ def _remove_old(current: set[str]) -> None:
     for name in superseded([path.name for path in archives]):
         say(f"removing {name} from the cache: its content has been replaced")
         (cache_directory() / name).unlink()
+    for half_made in cache_directory().glob("images-*.tmp"):
+        half_made.unlink()
     for image in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
         if OWN_IMAGE.fullmatch(image) and image not in current:
             # An image that a VPS still uses stays: docker refuses.
             docker("image", "rm", image, check=False)
+
+
+def remove_all() -> None:
+    """Remove every image of the lab from the engine and every archive from the cache, as after `down --all`."""
+    with locked("images"):
+        ours = [image for image in IMAGES.values() if _label(image)]
+        listed = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+        # Those made from others first, or docker refuses.
+        ours += sorted(filter(OWN_IMAGE.fullmatch, listed), key=lambda image: ORDER_OF_REMOVAL.index(image[12:15]))
+        for image in ours:
+            docker("image", "rm", image, check=False)
+        docker("image", "prune", "--force", f"--filter=label={CONTENT_LABEL}")
+        for path in [*cache_directory().glob("images-*.tar"), *cache_directory().glob("images-*.tmp")]:
+            path.unlink()
 
 
 def ensure_images() -> LabImages:
@@ -216,23 +234,23 @@ def ensure_images() -> LabImages:
             base, archive = OFFICIAL_BASE, None
         else:
             base, archive = _ensure_rootfs(), _ensure_stand_ins()
-        content = content_hash([HERE / "vps"], [base])
-        vps = f"prefect-lab/vps:{content}"
-        if not _exists(vps):
-            _build(vps, HERE / "vps", content, BASE=base)
-        _remove_old({base, vps, f"prefect-lab/outsider:{_outsider_hash(vps)}", f"prefect-lab/builder:{stand_in_hash()}"})
-        return LabImages(source=source, base=base, vps=vps, archive=archive)
+        vps = _ensure_own("vps", base)
+        outsider = _ensure_own("outsider", vps)
+        _remove_old({base, vps, outsider, f"prefect-lab/builder:{stand_in_hash()}"})
+        return LabImages(source=source, vps=vps, outsider=outsider, archive=archive)
 
 
-def _outsider_hash(vps_image: str) -> str:
-    return content_hash([HERE / "outsider"], [vps_image])
-
-
-def ensure_outsider(vps_image: str) -> str:
-    """The image of a stranger on the lab's network (nmap, curl, python3), built when first asked for."""
-    content = _outsider_hash(vps_image)
-    image = f"prefect-lab/outsider:{content}"
-    with locked("images"):
-        if not _exists(image):
-            _build(image, HERE / "outsider", content, BASE=vps_image)
+def _ensure_own(name: str, base: str) -> str:
+    content = content_hash([HERE / name], [base])
+    image = f"prefect-lab/{name}:{content}"
+    if not _exists(image):
+        _build(image, HERE / name, content, BASE=base)
     return image
+
+
+def remove_all() -> None:
+    """Remove every image that the lab built from this machine's engine. Official ones stay."""
+    docker("container", "prune", "--force", "--filter=label=prefect-lab", check=False)
+    for image in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
+        if OWN_IMAGE.fullmatch(image) or (image in IMAGES.values() and _exists(image, stand_in_hash())):
+            docker("image", "rm", "--force", image, check=False)

@@ -8,9 +8,12 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 10
 
 
 class LabError(Exception):
@@ -39,10 +42,20 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def step(text: str) -> Iterator[None]:
-    """Say what begins, and how many seconds it took when it is done."""
+    """Say what begins, every ten seconds that it still goes on, and how many seconds it took when it is done."""
     say(f"{text} …")
     started = time.monotonic()
-    yield
+    over = threading.Event()
+
+    def go_on_saying() -> None:
+        while not over.wait(SECONDS_BETWEEN_SIGNS_OF_LIFE):
+            say(f"{text} … {time.monotonic() - started:.0f} s")
+
+    threading.Thread(target=go_on_saying, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
     say(f"{text}: {time.monotonic() - started:.1f} s")
 
 

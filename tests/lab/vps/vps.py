@@ -18,16 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .engine import docker, start_engine
-from .images import LabImages, ensure_images, ensure_outsider
+from .images import LabImages, ensure_images
 from .shell import LabError, cache_directory, locked, run, say, step, write_whole
 
 NETWORK = "prefect-lab"
 LABEL = "prefect-lab.vps"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOSTS_FILE = Path("/etc/hosts")
-# The first addresses of the network stay free for its gateway and for outsiders.
-FIRST_ADDRESS = 10
+# Of the network's addresses the first eight are for its gateway and outsiders (Docker gives them out), one is the
+# name server's, and the VPSs have theirs from the tenth on.
 OUTSIDERS_PREFIX = 29
+DNS_ADDRESS = 9
+FIRST_ADDRESS = 10
+DNS_CONTAINER = "prefect-lab-dns"
 SECONDS_TO_BOOT = 90
 SECONDS_TO_SHUT_DOWN = 120
 
@@ -45,20 +48,30 @@ WITHHELD = {"SYS_MODULE", "SYS_TIME"}
 
 # What runs before systemd, as PID 1 itself: `exec` keeps the process.
 # - Shared mounts, or systemd credentials (LoadCredential=) silently have no directory.
+# - Plain files where Docker mounts its own, so that the host's name can be changed, and a name server with an
+#   address: Docker's own (127.0.0.11) lives in packet filter rules that a firewall's reload takes away, and a
+#   Docker engine inside would not hand it on to its containers.
+# - A boot id of its own for each boot: the kernel's is the machine's, and a reboot would show nowhere.
 # - A writable cgroup tree that is this VPS's alone: on a hybrid host the bound directory is entered and made the
 #   root of a cgroup namespace of its own (or two VPSs would be each other's /system.slice); what an earlier boot
 #   left in it goes. On a pure v2 host docker mounts the container's own tree, read-only.
 INIT = """
 mount --make-rshared /
+for file in hostname hosts resolv.conf; do
+    content=$(cat /etc/$file)
+    umount /etc/$file
+    test -s /etc/$file || printf '%s\\n' "$content" > /etc/$file
+done
+printf 'nameserver %s\\n' "$LAB_DNS" > /etc/resolv.conf
+cat /proc/sys/kernel/random/uuid > /run/lab-boot-id
+mount --bind /run/lab-boot-id /proc/sys/kernel/random/boot_id
 if [ "$LAB_CGROUPS" = hybrid ]; then
     find /sys/fs/cgroup -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null
     echo $$ > /sys/fs/cgroup/cgroup.procs
-    unset LAB_CGROUPS
-    exec unshare --cgroup /sbin/init
+    exec env -u LAB_CGROUPS -u LAB_DNS unshare --cgroup /sbin/init
 fi
 mount -o remount,rw /sys/fs/cgroup
-unset LAB_CGROUPS
-exec /sbin/init
+exec env -u LAB_DNS /sbin/init
 """
 
 
@@ -129,10 +142,10 @@ def pick_subnet(taken: Iterable[str]) -> str:
     raise LabError("no private /24 of 10.213.0.0/16 is free", "ip route; docker network ls")
 
 
-def pick_address(subnet: str, taken: Iterable[str]) -> str:
+def pick_address(subnet: ipaddress.IPv4Network, taken: Iterable[str]) -> str:
     """The lowest free address for a VPS. It is fixed for the VPS's life, so a reboot keeps it."""
     used = set(taken)
-    for address in list(ipaddress.ip_network(subnet).hosts())[FIRST_ADDRESS - 1 :]:
+    for address in list(subnet.hosts())[FIRST_ADDRESS - 1 :]:
         if str(address) not in used:
             return str(address)
     raise LabError(f'no address of "{subnet}" is free', "python3 -m tests.lab.vps down --all")
@@ -174,20 +187,40 @@ def _default_mtu() -> int:
     return 1500
 
 
-def _ensure_network() -> str:
-    """Make the lab's network if it is not there; gives its subnet. The caller holds the lock "addresses"."""
+def _ensure_network(images: LabImages) -> ipaddress.IPv4Network:
+    """Make the lab's network and its name server if they are not there. The caller holds the lock "addresses"."""
     template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}"
     found = docker("network", "inspect", "--format", template, NETWORK, check=False)
-    if found.returncode == 0:
-        return found.stdout.strip()
-    subnet = pick_subnet(_routes())
-    # Docker gives outsiders addresses from the first eight only, so that they never take a VPS's.
-    first = str(ipaddress.ip_network(subnet).network_address)
-    docker(
-        "network", "create", f"--subnet={subnet}", f"--ip-range={first}/{OUTSIDERS_PREFIX}", "--label=prefect-lab",
-        f"--opt=com.docker.network.driver.mtu={_default_mtu()}", NETWORK,
-    )  # fmt: skip
+    subnet = ipaddress.IPv4Network(found.stdout.strip() if found.returncode == 0 else pick_subnet(_routes()))
+    if found.returncode:
+        docker(
+            "network", "create", "--label=prefect-lab", f"--subnet={subnet}",
+            f"--ip-range={subnet.network_address}/{OUTSIDERS_PREFIX}",
+            f"--opt=com.docker.network.driver.mtu={_default_mtu()}", NETWORK,
+        )  # fmt: skip
+    running = docker("container", "inspect", "--format", "{{.State.Running}}", DNS_CONTAINER, check=False)
+    if running.stdout.strip() != "true":
+        docker("rm", "--force", DNS_CONTAINER, check=False)
+        # It asks Docker's own name server, which knows the VPSs and, for the rest, asks what this machine asks.
+        # Nothing is cached: a new VPS may have an old one's name.
+        docker(
+            "run", "--detach", "--restart=unless-stopped", "--label=prefect-lab", f"--name={DNS_CONTAINER}",
+            f"--network={NETWORK}", f"--ip={subnet[DNS_ADDRESS]}", images.outsider,
+            "dnsmasq", "--keep-in-foreground", "--user=root", "--no-hosts", "--no-resolv", "--cache-size=0",
+            "--server=127.0.0.11",
+        )  # fmt: skip
     return subnet
+
+
+def _remove_network() -> None:
+    """Remove the lab's network and what else is on it, unless a VPS is left."""
+    with locked("addresses"):
+        if all_vps():
+            return
+        for container in docker("ps", "--all", "--quiet", "--filter=label=prefect-lab").stdout.split():
+            docker("rm", "--force", "--volumes", container)
+        if docker("network", "inspect", NETWORK, check=False).returncode == 0:
+            docker("network", "rm", NETWORK)
 
 
 def _ensure_key() -> Path:
@@ -284,7 +317,10 @@ class Vps:
                     f'the VPS "{self.name}" was made with the domain "{self.domain}", not "{domain}"',
                     f"python3 -m tests.lab.vps down {self.name}",
                 )
+            with locked("addresses"):
+                _ensure_network(images)
             if self.state != "running":
+                _make_cgroup(self.container)
                 docker("start", self.container)
             _edit_hosts_file(self.name, f"{self.address} {self.domain}" if self.domain else None)
             with step(f"waiting for {self.name} at {self.address}"):
@@ -300,7 +336,8 @@ class Vps:
             docker("volume", "rm", volume, check=False)
             docker("volume", "create", f"--label={LABEL}={self.name}", volume)
         with locked("addresses"):
-            address = pick_address(_ensure_network(), [vps.address for vps in all_vps()])
+            subnet = _ensure_network(images)
+            address = pick_address(subnet, [vps.address for vps in all_vps()])
             names = [self.name, domain] if domain else [self.name]
             docker(
                 "create", f"--name={half_made}", f"--hostname={self.name}",
@@ -308,7 +345,9 @@ class Vps:
                 f"--label={LABEL}.domain={domain or ''}",
                 f"--network={NETWORK}", f"--ip={address}", *(f"--network-alias={alias}" for alias in names),
                 "--tmpfs=/run:exec,mode=755", "--tmpfs=/run/lock", "--env=container=docker",
-                "--stop-signal=SIGRTMIN+3", f"--stop-timeout={SECONDS_TO_SHUT_DOWN}",
+                f"--env=LAB_DNS={subnet[DNS_ADDRESS]}",
+                # `systemctl reboot` inside ends the container, and this starts it again.
+                "--restart=on-failure", "--stop-signal=SIGRTMIN+3", f"--stop-timeout={SECONDS_TO_SHUT_DOWN}",
                 *security_flags(_bounding_set(), cgroup_layout(), self.name),
                 *(f"--volume={volume}:{path}" for volume, path in volumes(self.name).items()),
                 images.vps, "/bin/sh", "-c", INIT,
@@ -394,6 +433,7 @@ class Vps:
             _edit_hosts_file(self.name, None)
             self.known_hosts.unlink(missing_ok=True)
             self._cut_file.unlink(missing_ok=True)
+        _remove_network()
 
     # -- reaching it
 
@@ -453,7 +493,7 @@ class Vps:
 
     def outsider(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command (nmap, curl, python3 are there) in a stranger's container on the lab's network."""
-        image = ensure_outsider(self.image)
+        image = ensure_images().outsider
         return docker("run", "--rm", "--label=prefect-lab", f"--network={NETWORK}", image, *command, check=check)
 
 
@@ -461,6 +501,13 @@ def _on_host_network(image: str, *command: str) -> str:
     """Run a command in the machine's own network, with the rights and the tools of a container."""
     options = ["--rm", "--label=prefect-lab", "--network=host", "--cap-add=NET_ADMIN"]
     return docker("run", *options, image, *command).stdout
+
+
+def _make_cgroup(directory: str) -> None:
+    """On a hybrid host, the control group that is bound into a VPS: it is gone when the machine has rebooted."""
+    cgroups = cgroup_layout()
+    if cgroups.layout == "hybrid" and os.access(cgroups.root, os.W_OK):
+        (cgroups.root / directory).mkdir(exist_ok=True)
 
 
 def _remove_cgroups(directory: str) -> None:
@@ -481,12 +528,9 @@ def all_vps() -> list[Vps]:
 
 
 def down_all() -> None:
-    """Remove every VPS, what an interrupted run left of one, strangers, and the network."""
+    """Remove every VPS, what an interrupted run left of one, and the network with all that is on it."""
     found = docker("volume", "ls", f"--filter=label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}')
     for name in sorted({*(vps.name for vps in all_vps()), *found.stdout.split()}):
         with step(f"removing the VPS {name}"):
             Vps(name).down()
-    for container in docker("ps", "--all", "--quiet", "--filter=label=prefect-lab").stdout.split():
-        docker("rm", "--force", "--volumes", container)
-    if docker("network", "inspect", NETWORK, check=False).returncode == 0:
-        docker("network", "rm", NETWORK)
+    _remove_network()

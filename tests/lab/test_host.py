@@ -1,0 +1,110 @@
+"""The role host: who gets in, by which ports, and how the host keeps itself."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+OPEN_PORTS = {22, 80, 443}
+
+
+def test_only_ssh_and_the_door_are_open_from_outside(vps, host):
+    """All 65,535 TCP ports and the UDP ports that something listens on, seen by a stranger on the same network."""
+    # A port that Docker publishes by NAT, past every usual filter, and one that a host process listens on.
+    vps.ssh("docker run --detach --rm --name stray --publish 8123:8123 $(docker images -q caddy | head -1) sleep 300")
+    vps.ssh("systemd-run --unit stray-listener --collect python3 -m http.server 8124")
+    try:
+        host.run_expect([0], "timeout 10 sh -c 'until ss -Hltn sport = :8124 | grep -q 8124; do sleep 0.2; done'")
+        assert host.socket("tcp://0.0.0.0:8123").is_listening
+        said = vps.outsider("nmap", "-Pn", "-n", "-p-", "-T4", "--min-rate=3000", "-oG", "-", vps.address).stdout
+    finally:
+        vps.ssh("docker rm --force stray; systemctl stop stray-listener")
+    found = {int(entry.split("/")[0]) for entry in said.split("Ports: ")[1].split(", ") if "/open/tcp" in entry}
+    assert found == OPEN_PORTS
+
+
+def test_nothing_of_the_stack_listens_but_the_door(host):
+    """Every TCP listener of the host is loopback, sshd, or Docker's proxy for Caddy."""
+    lines = host.check_output("ss --no-header --listening --numeric --tcp --processes").splitlines()
+    public = {}
+    for line in lines:
+        address, process = line.split()[3], line.split()[-1]
+        if not address.startswith(("127.", "[::1]")):
+            public[int(address.rsplit(":", 1)[1])] = process
+    assert set(public) == OPEN_PORTS, public
+    assert "sshd" in public[22] or "systemd" in public[22]
+    assert "docker-proxy" in public[80] and "docker-proxy" in public[443]
+
+
+def test_the_firewall_lets_docker_be(host):
+    """Our rules are a table of their own; Docker's stay, and Debian's flushing unit does not run."""
+    tables = host.check_output("nft list tables")
+    assert "table inet prefect" in tables
+    assert not host.service("nftables.service").is_running
+    assert host.service("prefect-firewall.service").is_enabled
+    before = host.check_output("nft list ruleset | grep -c DOCKER || iptables -S | grep -c DOCKER")
+    host.run_expect([0], "systemctl reload prefect-firewall")
+    assert host.check_output("nft list ruleset | grep -c DOCKER || iptables -S | grep -c DOCKER") == before
+    assert host.check_output("nft list table inet prefect").count("tcp dport") == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("passwordauthentication", "no"),
+        ("kbdinteractiveauthentication", "no"),
+        ("permitrootlogin", "without-password"),
+        ("x11forwarding", "no"),
+    ],
+)
+def test_sshd_takes_keys_only(host, key, value):
+    settings = dict(line.split(" ", 1) for line in host.check_output("sshd -T").splitlines() if " " in line)
+    assert settings[key] == value
+
+
+def test_sshd_offers_no_password_from_outside(vps):
+    options = ["-o", f"UserKnownHostsFile={vps.known_hosts}", "-o", "PubkeyAuthentication=no", "-o", "BatchMode=yes"]
+    done = subprocess.run(
+        ["ssh", "-F", "/dev/null", *options, f"root@{vps.address}", "true"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 255
+    assert "Permission denied (publickey)" in done.stderr
+
+
+def test_the_administrator_logs_in_by_key_and_may_sudo(vps):
+    done = subprocess.run(vps.ssh_command("sudo -n id -u", user="ops"), capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "0", done.stderr
+    assert vps.ssh("passwd --status ops").stdout.split()[1] == "L"
+
+
+def test_time_is_kept(host):
+    assert host.service("systemd-timesyncd.service").is_enabled
+    assert host.check_output("readlink -f /etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
+
+
+def test_security_updates_come_by_themselves_with_a_reboot_window(host):
+    for timer in ("apt-daily.timer", "apt-daily-upgrade.timer"):
+        assert host.service(timer).is_enabled and host.service(timer).is_running
+    settings = host.check_output("apt-config dump")
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
+    assert 'Unattended-Upgrade::Automatic-Reboot "true";' in settings
+    assert 'Unattended-Upgrade::Automatic-Reboot-Time "03:30";' in settings
+    host.run_expect([0], "unattended-upgrade --dry-run")
+
+
+def test_the_journal_is_bounded_and_survives_a_boot(host):
+    settings = host.check_output("systemd-analyze cat-config systemd/journald.conf")
+    assert "SystemMaxUse=1G" in settings and "Storage=persistent" in settings
+    assert host.file("/var/log/journal").is_directory
+
+
+def test_extra_authorities_are_trusted(host, inventory_variables):
+    for path in inventory_variables["host_extra_ca_certificates"]:
+        name = path.rsplit("/", 1)[1]
+        assert host.file(f"/usr/local/share/ca-certificates/{name}").exists
+        assert host.run(f"ls -l /etc/ssl/certs | grep -F {name}").rc == 0
+
+
+def test_no_unit_has_failed(host):
+    assert host.check_output("systemctl --failed --plain --no-legend") == ""

@@ -1,0 +1,92 @@
+"""The day it is installed: site.yml on a bare VPS, and what later runs of it say and do."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+
+def test_first_run_reaches_the_end(vps, first_run):
+    assert first_run.recap["failed"] == 0
+    assert first_run.recap["changed"] > 0
+    # The smoke flow's own words, counted through the door from here.
+    assert re.search(r"Smoke flow run .*: Completed in [\d.]+ s, 3 task runs and \d+ log lines", first_run.joined)
+
+
+def test_second_run_changes_nothing(vps, playbook):
+    again = playbook("site.yml")
+    assert again.recap["changed"] == 0, again.changed_tasks
+    assert again.recap["failed"] == 0
+
+
+def test_check_mode_has_nothing_to_report_on_a_provisioned_host(vps, playbook):
+    checked = playbook("site.yml", "--check", "--diff")
+    assert checked.recap["changed"] == 0, checked.changed_tasks
+    assert checked.recap["failed"] == 0
+
+
+def test_check_mode_tells_the_truth(vps, playbook, host):
+    """What --check says would change does change, and nothing changes before."""
+    vps.ssh("printf '\\n# a stray line\\n' >> /opt/prefect/caddy/Caddyfile; rm /etc/apt/apt.conf.d/20auto-upgrades")
+    checked = playbook("site.yml", "--check", "--diff", "--tags", "host,stack")
+    assert "-# a stray line" in checked.stdout
+    assert not host.file("/etc/apt/apt.conf.d/20auto-upgrades").exists
+    assert host.file("/opt/prefect/caddy/Caddyfile").contains("a stray line")
+    applied = playbook("site.yml", "--tags", "host,stack")
+    assert {*checked.changed_tasks} - {"Apply the stack"} == {*applied.changed_tasks} - {"Apply the stack"}
+    assert not host.file("/opt/prefect/caddy/Caddyfile").contains("a stray line")
+
+
+def test_no_secret_is_in_any_output(vps, playbook, first_run, inventory_secrets):
+    spoken = (
+        playbook("site.yml", "--check", "--diff", "-vvv", "--tags", "stack,workers,flows").stdout + first_run.stdout
+    )
+    for path, secret in inventory_secrets.items():
+        assert secret not in spoken, path
+
+
+def test_secrets_on_the_control_machine_are_for_its_user_only(vps, inventory_directory):
+    for path in (inventory_directory / "secrets").rglob("*"):
+        mode = path.stat().st_mode & 0o777
+        assert mode == (0o700 if path.is_dir() else 0o600), f"{path} is {mode:o}"
+
+
+@pytest.mark.parametrize("tag", ["host", "docker", "stack", "workers", "flows", "checks"])
+def test_each_role_has_its_tag(tag, list_tasks):
+    """--tags ROLE runs that role, after the preflight, and no other."""
+    roles = {line.split(" : ")[0].strip() for line in list_tasks("--tags", tag).splitlines() if " : " in line}
+    # The locked environments are made by a role that two others use.
+    assert roles - {"python"} == {"preflight", tag}
+
+
+def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, door):
+    """A user and a worker are added, then removed again: nothing of them stays."""
+    import json
+
+    more = {
+        "prefect_users": [{"name": "admin", "kind": "person"}, {"name": "grace", "kind": "person"}],
+        "prefect_workers": [
+            {"name": "general-1", "pool": "general", "limit": 4},
+            {"name": "second", "pool": "general", "queues": ["high", "low"]},
+        ],
+    }
+    added = playbook("site.yml", "--tags", "stack,workers", "--extra-vars", json.dumps(more))
+    assert added.recap["failed"] == 0
+    unit = host.service("prefect-worker@second.service")
+    assert unit.is_running and unit.is_enabled
+    assert door.get("/api/admin/version", user="grace").status_code == 200
+    # Another worker's arrival restarts nobody else.
+    assert "Restart changed workers" not in added.changed_tasks or "general-1" not in "".join(
+        re.findall(r"Restart changed workers.*?(?=\nTASK|\nPLAY|\Z)", added.stdout, re.DOTALL)
+    )
+
+    removed = playbook("site.yml", "--tags", "stack,workers")
+    assert removed.recap["failed"] == 0
+    assert not unit.is_running and not unit.is_enabled
+    assert host.check_output("ls /etc/prefect/workers").split() == ["general-1.env", "general-1.secret.env"]
+    assert not host.file("/var/lib/prefect-worker/second").exists
+    assert "grace" not in host.file("/etc/prefect/caddy/users.caddy").content_string
+    # The password still lies in the secrets directory, and is of no use any more.
+    assert door.get("/api/admin/version", user="grace").status_code == 401
+    assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0

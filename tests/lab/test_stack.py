@@ -1,0 +1,135 @@
+"""The role stack: containers that may do little, are healthy, and keep to themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+CONTAINERS = {
+    "prefect-postgres": {"CAP_CHOWN", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_SETGID", "CAP_SETUID"},
+    "prefect-server": set(),
+    "prefect-caddy": {"CAP_NET_BIND_SERVICE"},
+}
+
+
+def inspect(host, name):
+    return json.loads(host.check_output(f"docker inspect {name}"))[0]
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_container_is_healthy_and_bounded(host, name):
+    found = inspect(host, name)
+    assert found["State"]["Health"]["Status"] == "healthy"
+    assert found["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert found["HostConfig"]["Memory"] > 0
+    assert found["HostConfig"]["LogConfig"]["Type"] == "journald"
+
+
+@pytest.mark.parametrize(("name", "capabilities"), CONTAINERS.items())
+def test_a_container_may_do_little(host, name, capabilities):
+    found = inspect(host, name)["HostConfig"]
+    assert found["ReadonlyRootfs"] is True
+    assert "no-new-privileges:true" in found["SecurityOpt"]
+    assert found["CapDrop"] == ["ALL"]
+    added = {word if word.startswith("CAP_") else f"CAP_{word}" for word in found["CapAdd"] or []}
+    assert added == capabilities
+    assert found["Privileged"] is False
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_no_process_of_a_container_is_root(host, name):
+    """As the kernel sees it: the user and the effective capabilities of every process inside."""
+    pids = host.check_output(f"docker top {name} -eo pid").split()[1:]
+    assert pids
+    for pid in pids:
+        # A health check of a moment ago may be gone by now.
+        status = dict(
+            line.split(":\t", 1) for line in host.run(f"cat /proc/{pid}/status").stdout.splitlines() if ":\t" in line
+        )
+        if status:
+            assert status["Uid"].split()[1] != "0", f"{name}: {status['Name']} runs as root"
+            assert status["NoNewPrivs"] == "1"
+
+
+def test_only_caddy_publishes_ports(host):
+    for name in CONTAINERS:
+        published = {port for port, where in inspect(host, name)["NetworkSettings"]["Ports"].items() if where}
+        assert published == ({"80/tcp", "443/tcp"} if name == "prefect-caddy" else set()), name
+
+
+def test_the_host_itself_reaches_neither_server_nor_database(host):
+    """The networks of server and database have no address of the host: flows on it come through the door, too."""
+    for name, port in (("prefect-server", 4200), ("prefect-postgres", 5432)):
+        for network in inspect(host, name)["NetworkSettings"]["Networks"].values():
+            address = network["IPAddress"]
+            assert host.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc != 0, f"{name} at {address}:{port}"
+
+
+def test_the_server_reaches_nothing_outside(host):
+    """Not by a setting: the network has no way out, which is what keeps telemetry and update checks in."""
+    code = "import socket; socket.create_connection(('1.1.1.1', 443), 3)"
+    assert host.run(f'docker exec prefect-server python -c "{code}"').rc != 0
+
+
+def test_no_secret_is_in_an_environment_or_readable(host, inventory_secrets):
+    for name in CONTAINERS:
+        spoken = host.check_output(f"docker inspect {name}")
+        for path, secret in inventory_secrets.items():
+            assert secret not in spoken, f"{path} in docker inspect {name}"
+    listing = host.check_output("find /etc/prefect -type f -printf '%m %u %p\\n'")
+    for line in listing.splitlines():
+        mode, _, path = line.split()
+        if path != "/etc/prefect/stack.env":
+            assert mode in {"400", "600"}, line
+    assert host.run("runuser -u prefect -- cat /etc/prefect/stack.env").rc != 0
+    processes = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    for path, secret in inventory_secrets.items():
+        assert secret not in processes, f"{path} on a command line"
+
+
+def test_postgres_is_tuned_to_the_host(host):
+    def setting(name):
+        return host.check_output(f"docker exec prefect-postgres psql -U prefect -AtXc 'SHOW {name}' prefect")
+
+    assert setting("max_connections") == "50"
+    assert setting("shared_buffers") == "1GB"
+    assert setting("data_checksums") == "on"
+
+
+def test_retention_is_on(host):
+    environment = dict(word.split("=", 1) for word in inspect(host, "prefect-server")["Config"]["Env"])
+    assert environment["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] == "7 days"
+    assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"] == "90 days"
+    assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
+
+
+def test_systemd_owns_the_stack(host):
+    unit = host.service("prefect-stack.service")
+    assert unit.is_enabled and unit.is_running
+    host.run_expect(
+        [0], "docker compose --env-file /etc/prefect/stack.env -f /opt/prefect/compose/compose.yml config -q"
+    )
+
+
+def test_our_units_are_valid_and_confined(host, capsys):
+    """systemd-analyze verify says nothing of any, and `security` no more than 3.0 of the workers."""
+    names = host.check_output("ls /etc/systemd/system | grep -E '^prefect-.*[.](service|timer)$'").split()
+    assert {"prefect-stack.service", "prefect-worker@.service", "prefect-deploy@.service"} <= set(names)
+    scores = {}
+    for name in names:
+        unit = name.replace("@.", "@general-1.")
+        assert host.check_output(f"systemd-analyze verify /etc/systemd/system/{unit} 2>&1") == "", unit
+        if name.endswith(".service"):
+            scores[unit] = json_score(host, unit)
+    with capsys.disabled():
+        print("\nsystemd-analyze security:", ", ".join(f"{unit} {score}" for unit, score in scores.items()))
+    assert scores["prefect-worker@general-1.service"] <= 3.0
+    # The stack's unit speaks to Docker's socket and the firewall's to the kernel; both are confined all the same.
+    assert max(scores.values()) <= 5.0
+
+
+def json_score(host, unit):
+    """The exposure that systemd computes, from 0 (best) to 10."""
+    said = host.run(f"systemd-analyze security --no-pager {unit}").stdout
+    return float(next(line for line in said.splitlines() if "Overall exposure level" in line).split(":")[1].split()[0])
