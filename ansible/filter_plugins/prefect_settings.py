@@ -1,34 +1,78 @@
-"""What is wrong with the settings of an inventory, in words: pure decisions, tried before a host is touched.
+"""What is wrong with the settings of an inventory, in words: pure decisions, taken before a host is touched.
 
-Types and choices are held by each role's `meta/argument_specs.yml`; here is what those cannot say: formats,
-references between settings, duplicates, and passwords that are too weak.
+Names, types and choices are those of each role's `meta/argument_specs.yml`. They are looked at here and not by
+Ansible's own check, because that prints a hundred lines around one fact, and stops at the first role.
+What argument_specs cannot say comes after: formats, references between settings, duplicates, weak passwords.
 """
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import os
 import re
 import zoneinfo
 from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-DOMAIN = re.compile(rf"{LABEL}(\.{LABEL})+")
+# The last label is never a number: 10.0.0.256 is a mistyped address and not a name.
+DOMAIN = re.compile(rf"(?=.{{1,253}}$)({LABEL}\.)+(?![0-9]+$){LABEL}")
 EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 # Also the instance of a systemd unit, a file name and a line in Caddy's users file.
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 NAME_WORDS = "a lower-case letter, then up to 30 lower-case letters, digits and hyphens"
 # A pinned image: a tag that is not "latest", or a digest.
-IMAGE = re.compile(r"[a-z0-9./:_-]+(:(?!latest$)[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})")
+IMAGE = re.compile(r"[a-z0-9./:_-]+(:(?!latest$)(?P<tag>[A-Za-z0-9._-]+)|@sha256:[0-9a-f]{64})")
+# The database's files are of this major version of Postgres.
+POSTGRES_MAJOR = "17"
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+SIZE = re.compile(r"[1-9][0-9]*[KMGT]")
+INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}")
 URL = re.compile(r"https://[^\s/]+(/\S*)?")
+PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) [A-Za-z0-9+/]{60,}=*(\s|$)")
+LOCKED_PREFECT = re.compile(r"^prefect==([0-9.]+)", re.MULTILINE)
 # Each wrong password costs the server a bcrypt hash, and there is no lock-out: length is what protects.
 SHORTEST_PASSWORD = 16
 # bcrypt looks at no more than 72 bytes.
 LONGEST_PASSWORD = 72
+FEWEST_CHARACTERS = 6
 # Written by the playbook itself: its own account, and one for each worker.
 RESERVED_ACCOUNT = re.compile(r"playbook|worker-.*")
+# Users of the system, and those that the playbook makes for its services.
+RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy")
+# Inventories have variables host_… of their own, so of those only what is nearly one of ours counts as a mistake.
+LOOSE_PREFIX = "host_"
+LIKENESS = {"strict": 0.8, "loose": 0.9}
+# The least that makes sense for settings that are numbers.
+LEAST = {
+    "prefect_events_retention_days": 1,
+    "prefect_runs_retention_days": 1,
+    "preflight_min_memory_mb": 0,
+    "preflight_min_free_disk_gb": 0,
+    "stack_postgres_memory_mb": 256,
+    "stack_server_memory_mb": 512,
+    "stack_caddy_memory_mb": 64,
+    # The server's pool is 20, and a migration, a backup and a person with psql want in as well.
+    "stack_postgres_max_connections": 30,
+    "workers_api_timeout": 1,
+    "checks_smoke_timeout": 1,
+}
+TYPE_WORDS = {
+    "str": "text",
+    "path": "text",
+    "int": "a whole number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+}
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def _is_ipv4(text: str) -> bool:
@@ -43,7 +87,13 @@ def _quoted(value: Any) -> str:
     return f'"{value}"'
 
 
-def _duplicates(names: list[str]) -> list[str]:
+def _listed(words: Iterable[Any]) -> str:
+    """`a, b and c`."""
+    *first, last = [str(word) for word in words]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _duplicates(names: Iterable[Any]) -> list[Any]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
@@ -56,19 +106,99 @@ def _bad_names(setting: str, names: list[str]) -> list[str]:
     return problems + [f"{setting}: the name {_quoted(name)} stands twice" for name in _duplicates(names)]
 
 
+def _is_file(path: str) -> bool:
+    # A path that is not absolute means another file to each part of Ansible.
+    return Path(path).is_absolute() and Path(path).is_file()
+
+
+# --- names and types ---------------------------------------------------------------------------------------------
+
+
+def unknown_problems(variables: Iterable[str], options: dict[str, Any]) -> list[str]:
+    """Variables that look like settings of the kit and are none: mistyped, most likely."""
+    problems = []
+    for name in sorted(set(variables) - set(options)):
+        loose = name.startswith(LOOSE_PREFIX)
+        near = difflib.get_close_matches(name, options, n=1, cutoff=LIKENESS["loose" if loose else "strict"])
+        if near:
+            problems.append(f"there is no setting {_quoted(name)}; did you mean {_quoted(near[0])}?")
+        elif not loose:
+            problems.append(f'there is no setting {_quoted(name)}; "Settings" in README.md lists what there is')
+    return problems
+
+
+def typed(where: str, value: Any, option: dict[str, Any], problems: list[str]) -> Any:
+    """The value in the type that its option names; what is wrong with it is appended to `problems`.
+
+    Text that reads as a number or a truth value is taken for one: `-e name=value` gives nothing but text.
+    """
+    kind = option["type"]
+    if value is None:
+        problems.append(f"{where} has no value; it must be {TYPE_WORDS[kind]}")
+        return None
+    if kind in ("str", "path") and isinstance(value, str):
+        if value not in option.get("choices", [value]):
+            problems.append(f"{where} is {_quoted(value)}; allowed are {_listed(option['choices'])}")
+        return value
+    if kind in ("str", "path") and isinstance(value, bool | int | float):
+        # YAML has made 3.10 the number 3.1, and 13:30 the number 810: what was meant is lost.
+        problems.append(f"{where} is the value {_quoted(value)} without quotes; it must be text, so write it in quotes")
+        return None
+    if kind == "int" and isinstance(value, int | str) and not isinstance(value, bool):
+        if re.fullmatch(r"-?[0-9]+", str(value)):
+            return int(value)
+    if kind == "bool" and str(value).lower() in BOOLEANS:
+        return BOOLEANS[str(value).lower()]
+    if kind == "list" and isinstance(value, list):
+        element = {**option, "type": option["elements"]}
+        return [typed(f"{where}, entry {number}", entry, element, problems) for number, entry in enumerate(value, 1)]
+    if kind == "dict" and isinstance(value, dict):
+        return typed_keys(where, value, option["options"], problems) if "options" in option else value
+    problems.append(f"{where} is {_quoted(value)}; it must be {TYPE_WORDS[kind]}")
+    return None
+
+
+def typed_keys(where: str, mapping: dict[str, Any], options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The same for each key of a mapping; a key that may be left out may also be empty, and is then left out."""
+    for name in mapping:
+        if name not in options:
+            problems.append(f"{where}: there is no key {_quoted(name)}; allowed are {_listed(options)}")
+    for name, option in options.items():
+        if option.get("required") and mapping.get(name) is None:
+            problems.append(f"{where}: the key {_quoted(name)} is missing")
+    return {
+        name: typed(f"{where}: {name}", mapping[name], option, problems)
+        for name, option in options.items()
+        if mapping.get(name) is not None
+    }
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def number_problems(settings: dict[str, Any]) -> list[str]:
+    """Numbers that are too small to work."""
+    return [
+        f"{setting} is {_quoted(settings[setting])}; it must be {least} or more"
+        for setting, least in LEAST.items()
+        if settings[setting] < least
+    ]
+
+
 def door_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the address, the certificate and the users."""
+    """What is wrong with the address, the way to a certificate, and the users."""
     problems = []
     domain, tls, email = settings["prefect_domain"], settings["prefect_tls"], settings["prefect_email"]
     if tls == "acme":
-        if not DOMAIN.fullmatch(domain) or _is_ipv4(domain):
+        if not DOMAIN.fullmatch(domain):
             problems.append(
                 f"prefect_domain is {_quoted(domain)}; with prefect_tls acme it must be a DNS name in lower case, "
                 "such as prefect.example.org (without a name of your own: prefect_tls: internal)"
             )
         if not EMAIL.fullmatch(email):
             problems.append(
-                f"prefect_email is {_quoted(email)}; prefect_tls acme needs an e-mail address, such as ops@example.org"
+                f"prefect_email is {_quoted(email)}; with prefect_tls acme it must be an e-mail address, "
+                "such as ops@example.org"
             )
         if not URL.fullmatch(settings["prefect_acme_directory"]):
             problems.append(
@@ -82,13 +212,6 @@ def door_problems(settings: dict[str, Any]) -> list[str]:
             )
         if email and not EMAIL.fullmatch(email):
             problems.append(f"prefect_email is {_quoted(email)}; it must be an e-mail address or empty")
-    if tls == "files":
-        for setting in ("prefect_tls_certificate", "prefect_tls_key"):
-            path = settings[setting]
-            if not path or not Path(path).is_file():
-                problems.append(
-                    f"{setting} is {_quoted(path)}; prefect_tls files needs the path of a PEM file on the control machine"
-                )
     names = [user["name"] for user in settings["prefect_users"]]
     problems += _bad_names("prefect_users", names)
     problems += [
@@ -101,26 +224,94 @@ def door_problems(settings: dict[str, Any]) -> list[str]:
     return problems
 
 
-def password_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with passwords that lie in the secrets directory; never says the password itself."""
+def certificate_problems(settings: dict[str, Any], now: datetime | None = None) -> list[str]:
+    """What is wrong with a certificate of the user's own and its key; `now` is the time to judge by (with a zone)."""
+    if settings["prefect_tls"] != "files":
+        return []
+    paths = {name: settings[name] for name in ("prefect_tls_certificate", "prefect_tls_key")}
+    problems = [
+        f"{name} is {_quoted(path)}; with prefect_tls files it must be the absolute path of a PEM file "
+        "on the control machine"
+        for name, path in paths.items()
+        if not _is_file(path)
+    ]
+    if problems:
+        return problems
+    certificate = key = None
+    try:
+        # The first one is the server's; what follows is its chain.
+        certificate = x509.load_pem_x509_certificates(Path(paths["prefect_tls_certificate"]).read_bytes())[0]
+    except ValueError:
+        problems.append(
+            f"prefect_tls_certificate is {_quoted(paths['prefect_tls_certificate'])}; that file holds no certificate in PEM"
+        )
+    try:
+        key = serialization.load_pem_private_key(Path(paths["prefect_tls_key"]).read_bytes(), password=None)
+    except (ValueError, TypeError):
+        problems.append(
+            f"prefect_tls_key is {_quoted(paths['prefect_tls_key'])}; that file holds no private key in PEM "
+            "that is free of a passphrase"
+        )
+    if not certificate:
+        return problems
+    fact = f"prefect_tls_certificate is {_quoted(paths['prefect_tls_certificate'])}; that certificate"
+    if key and certificate.public_key() != key.public_key():
+        problems.append(f"{fact} does not belong to the key {_quoted(paths['prefect_tls_key'])} (prefect_tls_key)")
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= (now or datetime.now(UTC)) <= end:
+        problems.append(f"{fact} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, which is not now")
+    names = _certificate_names(certificate)
+    domain = settings["prefect_domain"]
+    if not {domain, "*." + domain.partition(".")[2]} & set(names):
+        problems.append(
+            f"{fact} is for {_listed(map(_quoted, names)) if names else 'no name'}, "
+            f"not for {_quoted(domain)} (prefect_domain)"
+        )
+    return problems
+
+
+def _certificate_names(certificate: x509.Certificate) -> list[str]:
+    """DNS names and addresses that a certificate is for; clients look at no other part of it."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.DNSName) + [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
+
+
+def secrets_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the secrets directory and the passwords in it; never says a password itself."""
+    directory = Path(settings["prefect_secrets_dir"])
+    there = next((path for path in (directory, *directory.parents) if path.exists()), Path("/"))
+    if not directory.is_absolute() or not there.is_dir() or not os.access(there, os.W_OK):
+        return [
+            f"prefect_secrets_dir is {_quoted(directory)}; it must be the absolute path of a directory on the control "
+            "machine that you may write to (it is made when it is missing)"
+        ]
+    accounts = [user["name"] for user in settings["prefect_users"]]
+    accounts += ["playbook", *(f"worker-{worker['name']}" for worker in settings["prefect_workers"])]
     problems = []
-    directory = Path(settings["prefect_secrets_dir"]) / "users"
-    for user in settings["prefect_users"]:
-        path = directory / user["name"]
-        if not NAME.fullmatch(user["name"]) or not path.is_file():
+    for account in dict.fromkeys(accounts):
+        path = directory / "users" / account
+        if "/" in account or not path.is_file():
             continue
-        password = path.read_bytes().rstrip(b"\n")
-        if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        weakness = password_weakness(path.read_bytes().rstrip(b"\n"))
+        if weakness:
             problems.append(
-                f"the password of user {_quoted(user['name'])} in {path} has {len(password)} bytes; allowed are "
-                f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD} (delete the file to have one generated)"
-            )
-        elif not password.isascii() or not password.decode().isprintable() or b" " in password:
-            problems.append(
-                f"the password of user {_quoted(user['name'])} in {path} holds a blank, a control or a non-ASCII "
-                "character; browsers and clients encode those differently (delete the file to have one generated)"
+                f"the password of {_quoted(account)} in {path} {weakness} (delete the file to have one generated)"
             )
     return problems
+
+
+def password_weakness(password: bytes) -> str:
+    """What is wrong with a password, as the end of a sentence that begins with it; empty when all is well."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        return f"has {len(password)} bytes; allowed are {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
+    if not password.isascii() or not password.decode().isprintable() or b" " in password:
+        return "holds a blank, a control or a non-ASCII character, which browsers and clients encode differently"
+    if len(set(password)) < FEWEST_CHARACTERS:
+        return f"is made of {len(set(password))} different characters; {FEWEST_CHARACTERS} or more are needed"
+    return ""
 
 
 def version_problems(settings: dict[str, Any], locked_version: str) -> list[str]:
@@ -132,31 +323,49 @@ def version_problems(settings: dict[str, Any], locked_version: str) -> list[str]
             f"prefect_version is {_quoted(version)}; this release of the kit locks its workers to {_quoted(locked_version)}, "
             "and server and workers of different versions break each other"
         )
+    tags = {}
     for setting in ("prefect_image", "prefect_postgres_image", "prefect_caddy_image"):
-        if not IMAGE.fullmatch(settings[setting]):
+        pinned = IMAGE.fullmatch(settings[setting])
+        tags[setting] = (pinned and pinned["tag"]) or ""
+        if not pinned:
             problems.append(
                 f"{setting} is {_quoted(settings[setting])}; it must be pinned by a tag other than latest, or by a digest"
             )
+    # Of a tag that begins with no version nothing can be said.
+    found = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", tags["prefect_image"])
+    if found and found[0] != version:
+        problems.append(
+            f"prefect_image is {_quoted(settings['prefect_image'])}; that is not the version {_quoted(version)} of prefect_version"
+        )
+    major = re.match(r"[0-9]+", tags["prefect_postgres_image"])
+    if major and major[0] != POSTGRES_MAJOR:
+        problems.append(
+            f"prefect_postgres_image is {_quoted(settings['prefect_postgres_image'])}; it must be of Postgres {POSTGRES_MAJOR}, "
+            "as another major version cannot read the database's files"
+        )
     archive = settings["prefect_images_archive"]
-    if archive and not Path(archive).is_file():
-        problems.append(f"prefect_images_archive is {_quoted(archive)}; there is no such file on the control machine")
-    for setting in ("prefect_events_retention_days", "prefect_runs_retention_days"):
-        if settings[setting] < 1:
-            problems.append(f"{setting} is {_quoted(settings[setting])}; it must be 1 or more")
+    if archive and not _is_file(archive):
+        problems.append(
+            f"prefect_images_archive is {_quoted(archive)}; it must be empty, or the absolute path of a file on the control machine"
+        )
     return problems
 
 
-def worker_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with work pools, queues and workers, and with what they say of each other."""
-    pools, workers = settings["prefect_work_pools"], settings["prefect_workers"]
+def pool_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with work pools and their queues."""
+    pools = settings["prefect_work_pools"]
     problems = _bad_names("prefect_work_pools", [pool["name"] for pool in pools])
+    if not pools:
+        problems.append("prefect_work_pools is empty; without a work pool no flow runs")
     for pool in pools:
         where = f"prefect_work_pools: pool {_quoted(pool['name'])}"
-        queues = pool.get("queues") or []
+        if pool["name"].startswith("prefect"):
+            problems.append(f'{where}: Prefect keeps names that begin with "prefect" for itself')
+        queues = pool.get("queues", [])
         problems += _bad_names(f"{where}, queues", [queue["name"] for queue in queues])
         problems += [
             f"{where}: two queues have the priority {_quoted(priority)}; Prefect keeps one queue at each"
-            for priority in _duplicates([queue["priority"] for queue in queues])
+            for priority in _duplicates(queue["priority"] for queue in queues)
         ]
         numbers = [("concurrency_limit", pool.get("concurrency_limit"), 0)]
         for queue in queues:
@@ -168,38 +377,84 @@ def worker_problems(settings: dict[str, Any]) -> list[str]:
             for what, number, least in numbers
             if number is not None and number < least
         ]
-    by_name = {pool["name"]: pool for pool in pools}
-    problems += _bad_names("prefect_workers", [worker["name"] for worker in workers])
+    return problems
+
+
+def worker_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with workers, and with what they say of pools and queues."""
+    pools = {pool["name"]: pool for pool in settings["prefect_work_pools"]}
+    workers = settings["prefect_workers"]
+    problems = _bad_names("prefect_workers", [worker["name"] for worker in workers])
     for worker in workers:
         where = f"prefect_workers: worker {_quoted(worker['name'])}"
-        if worker["pool"] not in by_name:
+        pool = pools.get(worker["pool"])
+        if pool is None:
             problems.append(
-                f"{where}: its pool is {_quoted(worker['pool'])}; prefect_work_pools has {', '.join(map(_quoted, by_name))}"
+                f"{where}: its pool is {_quoted(worker['pool'])}; "
+                f"prefect_work_pools has {_listed(map(_quoted, pools)) if pools else 'none'}"
             )
-            continue
-        pool = by_name[worker["pool"]]
-        if pool.get("type", "process") != "process":
-            problems.append(
-                f"{where}: its pool {_quoted(worker['pool'])} is of type {_quoted(pool['type'])}; "
-                "the workers of this kit are of type process"
-            )
-        # Prefect makes the queue "default" with every pool.
-        queues = {queue["name"] for queue in pool.get("queues") or []} | {"default"}
-        problems += [
-            f"{where}: its queue {_quoted(queue)} is not a queue of the pool {_quoted(worker['pool'])}"
-            for queue in worker.get("queues") or []
-            if queue not in queues
-        ]
-        if worker.get("limit") is not None and worker["limit"] < 1:
+        else:
+            if pool.get("type", "process") != "process":
+                problems.append(
+                    f"{where}: its pool {_quoted(worker['pool'])} is of type {_quoted(pool['type'])}; "
+                    "the workers of this kit are of type process"
+                )
+            # Prefect makes the queue "default" with every pool.
+            queues = dict.fromkeys(["default", *(queue["name"] for queue in pool.get("queues", []))])
+            problems += [
+                f"{where}: its queue is {_quoted(queue)}; the pool {_quoted(worker['pool'])} has {_listed(map(_quoted, queues))}"
+                for queue in worker.get("queues", [])
+                if queue not in queues
+            ]
+        if worker.get("limit", 1) < 1:
             problems.append(f"{where}: its limit is {_quoted(worker['limit'])}; it must be 1 or more")
-    ports = [worker.get("health_port") or 8080 + index for index, worker in enumerate(workers)]
-    problems += [f"prefect_workers: two workers have the health_port {_quoted(port)}" for port in _duplicates(ports)]
+    ports = [worker.get("health_port", 8080 + index) for index, worker in enumerate(workers)]
+    problems += [
+        f"prefect_workers: two workers have the health_port {_quoted(port)}; each needs its own "
+        "(8080 and up by position when unset)"
+        for port in _duplicates(ports)
+    ]
     problems += [
         f"prefect_workers: health_port is {_quoted(port)}; allowed are 1024 to 65535"
         for port in ports
         if not 1024 <= port <= 65535
     ]
     return problems
+
+
+def flow_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the release of the flows, as far as it can be said before it is built."""
+    problems = []
+    directory = Path(settings["flows_directory"])
+    for name in ("prefect.yaml", "requirements.txt"):
+        if not directory.is_absolute() or not (directory / name).is_file():
+            problems.append(
+                f"flows_directory is {_quoted(directory)}; it must be the absolute path of a directory on the control "
+                f'machine with the file "{name}" in it'
+            )
+    if not problems:
+        locked = LOCKED_PREFECT.search((directory / "requirements.txt").read_text())
+        server = settings["prefect_version"]
+        if not locked:
+            problems.append(
+                f'flows_directory is {_quoted(directory)}; its requirements.txt has no line "prefect==…", '
+                "and without Prefect no flow starts"
+            )
+        elif _version(locked[1]) > _version(server):
+            problems.append(
+                f"flows_directory is {_quoted(directory)}; its requirements.txt has Prefect {_quoted(locked[1])}, which is "
+                f"newer than the server's {_quoted(server)} (prefect_version)"
+            )
+    pools = [pool["name"] for pool in settings["prefect_work_pools"]]
+    if pools and settings["flows_pool"] not in pools:
+        problems.append(
+            f"flows_pool is {_quoted(settings['flows_pool'])}; prefect_work_pools has {_listed(map(_quoted, pools))}"
+        )
+    return problems
+
+
+def _version(text: str) -> list[int]:
+    return [int(part) for part in re.findall(r"[0-9]+", text)]
 
 
 def host_problems(settings: dict[str, Any]) -> list[str]:
@@ -212,36 +467,68 @@ def host_problems(settings: dict[str, Any]) -> list[str]:
         problems.append(f"host_timezone is {_quoted(zone)}; it must be a name such as Europe/Berlin or Etc/UTC")
     if not CLOCK.fullmatch(settings["host_reboot_time"]):
         problems.append(f"host_reboot_time is {_quoted(settings['host_reboot_time'])}; it must be a time such as 03:30")
-    if not NAME.fullmatch(settings["host_admin_user"]) or settings["host_admin_user"] == "root":
+    if not SIZE.fullmatch(settings["host_journal_max_size"]):
         problems.append(
-            f"host_admin_user is {_quoted(settings['host_admin_user'])}; allowed is {NAME_WORDS}, and not root"
+            f"host_journal_max_size is {_quoted(settings['host_journal_max_size'])}; it must be a size such as 500M or 2G"
         )
+    admin = settings["host_admin_user"]
+    if not NAME.fullmatch(admin) or admin in RESERVED_USERS:
+        problems.append(
+            f"host_admin_user is {_quoted(admin)}; allowed is {NAME_WORDS}, and none of {', '.join(RESERVED_USERS)}"
+        )
+    # The value is not shown: it may be a private key.
+    problems += [
+        f"host_admin_keys, entry {number} is no public ssh key, such as: ssh-ed25519 AAAA… name"
+        for number, key in enumerate(settings["host_admin_keys"], 1)
+        if not PUBLIC_KEY.search(key)
+    ]
     problems += [
         f"host_firewall_tcp_ports: {_quoted(port)} is not a port from 1 to 65535"
         for port in settings["host_firewall_tcp_ports"]
         if not 1 <= port <= 65535
     ]
     problems += [
-        f"host_extra_ca_certificates: {_quoted(path)} is not a file on the control machine"
+        f"host_firewall_trusted_interfaces: {_quoted(name)} is no name of a network interface, such as wg0"
+        for name in settings["host_firewall_trusted_interfaces"]
+        if not INTERFACE.fullmatch(name)
+    ]
+    problems += [
+        f"host_extra_ca_certificates: {_quoted(path)} is not the absolute path of a PEM file with a certificate "
+        "on the control machine"
         for path in settings["host_extra_ca_certificates"]
-        if not Path(path).is_file()
+        if not _is_file(path) or b"-----BEGIN CERTIFICATE-----" not in Path(path).read_bytes()
     ]
     return problems
 
 
-def prefect_settings_problems(settings: dict[str, Any], locked_version: str) -> list[str]:
+def prefect_settings_problems(
+    values: dict[str, Any], options: dict[str, Any], variables: list[str], locked_version: str
+) -> list[str]:
     """Everything that is wrong with the settings, one sentence each; empty when all is well.
 
     Args:
-        settings: the value of every setting that the roles' argument_specs name.
+        values: the value of each setting.
+        options: what the roles' argument_specs say of each setting.
+        variables: every variable whose name begins like a setting's.
         locked_version: the version of Prefect in the lock file of the workers' venv.
     """
+    problems = unknown_problems(variables, options)
+    wrong_types: list[str] = []
+    settings = {name: typed(name, values[name], option, wrong_types) for name, option in options.items()}
+    if wrong_types:
+        # What cannot be read cannot be judged either.
+        return problems + wrong_types
     return [
+        *problems,
         *door_problems(settings),
-        *password_problems(settings),
+        *certificate_problems(settings),
+        *secrets_problems(settings),
         *version_problems(settings, locked_version),
+        *pool_problems(settings),
         *worker_problems(settings),
+        *flow_problems(settings),
         *host_problems(settings),
+        *number_problems(settings),
     ]
 
 

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     down = verb("down", "Remove the VPS and all that belongs to it.")
     down.add_argument("--all", action="store_true", help="every VPS, and the lab's network")
     down.add_argument("--engine", action="store_true", help="also stop the Docker engine, if the lab started it")
+    down.add_argument("--cache", action="store_true", help="with --all: also remove the lab's images and archives")
     ssh = verbs.add_parser("ssh", help="Run a command on the VPS, or open a shell.")
     ssh.add_argument("name", help="the VPS")
     ssh.add_argument("command", nargs=argparse.REMAINDER, help="a shell command")
@@ -58,11 +59,12 @@ def _down(options: argparse.Namespace) -> int:
     try:
         engine.client()
     except LabError:
-        # A container or a volume can be there still, so that silence would not be the truth.
-        say("no Docker engine answers: nothing to remove")
+        say("no Docker engine answers: nothing of the lab runs, and what it left in the engine is not removed")
         return 0
     if options.all:
         down_all()
+        if options.cache:
+            images.remove_all()
     else:
         Vps(options.name).down()
     if options.engine:

@@ -30,9 +30,6 @@ IMAGES = {
     "caddy": "caddy:2.11.7",
     "prefect": "prefecthq/prefect:3.8.8-python3.13",
 }
-# The workshop comes first: two of the others copy from it.
-STAND_IN_FOLDERS = ("builder", "postgres", "caddy", "prefect")
-
 # A root file system without documentation and translations: the layer that all stand-ins share.
 MMDEBSTRAP = (
     "mmdebstrap",
@@ -57,7 +54,9 @@ PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https
 SOURCES = ("auto", "official", "stand-ins")
 KEPT_ARCHIVES = 2
 ARCHIVE_NAME = re.compile(r"images-[0-9a-f]{16}\.tar")
-OWN_IMAGE = re.compile(r"prefect-lab/(vps|outsider|builder|rootfs):[0-9a-f]{16}")
+# In an order in which they can be removed.
+OWN_IMAGES = ("outsider", "vps", "builder", "rootfs")
+OWN_IMAGE = re.compile(rf"prefect-lab/({'|'.join(OWN_IMAGES)}):[0-9a-f]{{16}}")
 CONTENT_LABEL = "prefect-lab.content"
 
 
@@ -125,10 +124,24 @@ def extra_ca_certificates() -> list[Path]:
     return sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
 
 
-def stand_in_hash() -> str:
-    """The hash of all that the stand-ins are made of."""
-    words = [*MMDEBSTRAP, *IMAGES.values(), platform.machine()]
-    return content_hash([HERE / name for name in STAND_IN_FOLDERS], words, extra_ca_certificates())
+def rootfs_image() -> str:
+    """Name of the image that all the others are made from where no registry answers."""
+    return f"prefect-lab/rootfs:{content_hash([], [*MMDEBSTRAP, platform.machine()])}"
+
+
+def builder_image() -> str:
+    """Name of the workshop's image; it holds the machine's own CA certificates."""
+    return f"prefect-lab/builder:{content_hash([HERE / 'builder'], [rootfs_image()], extra_ca_certificates())}"
+
+
+def stand_in_hash(name: str) -> str:
+    """The hash of all that a stand-in is made of."""
+    return content_hash([HERE / name], [IMAGES[name], rootfs_image(), builder_image()])
+
+
+def archive_path() -> Path:
+    """Where the archive of the three stand-ins is, or will be; its name follows their content."""
+    return cache_directory() / f"images-{content_hash([], [stand_in_hash(name) for name in IMAGES])}.tar"
 
 
 # --- doing -----------------------------------------------------------------------------------------------------
@@ -154,7 +167,7 @@ def _build(image: str, folder: Path, content: str, files: Iterable[Path] = (), *
 
 
 def _ensure_rootfs() -> str:
-    image = f"prefect-lab/rootfs:{content_hash([], [*MMDEBSTRAP, platform.machine()])}"
+    image = rootfs_image()
     if _exists(image):
         return image
     if not shutil.which("mmdebstrap"):
@@ -167,26 +180,23 @@ def _ensure_rootfs() -> str:
 
 
 def _ensure_stand_ins() -> Path:
-    """Build the stand-ins, or take them from the cache; gives the archive that holds the three."""
-    content = stand_in_hash()
-    archive = cache_directory() / f"images-{content}.tar"
-    in_engine = all(_exists(image, content) for image in IMAGES.values())
-    if archive.exists() and not in_engine:
-        with step(f"loading the images from {archive}"):
-            docker("load", "--quiet", "--input", str(archive))
-    elif not in_engine:
-        rootfs = _ensure_rootfs()
-        builder = f"prefect-lab/builder:{content}"
-        _build(builder, HERE / "builder", content, extra_ca_certificates(), ROOTFS=rootfs)
-        for name, image in IMAGES.items():
-            _build(image, HERE / name, content, ROOTFS=rootfs, BUILDER=builder)
+    """Make the archive of the stand-ins, building what has changed, or take it from the cache."""
+    archive = archive_path()
     if not archive.exists():
+        rootfs, builder = _ensure_rootfs(), builder_image()
+        for name, image in IMAGES.items():
+            if _exists(image, stand_in_hash(name)):
+                continue
+            if not _exists(builder):
+                _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
+            _build(image, HERE / name, stand_in_hash(name), ROOTFS=rootfs, BUILDER=builder)
         with step(f"saving the images to {archive}"):
             temporary = archive.with_suffix(".tmp")
             docker("save", "--output", str(temporary), *IMAGES.values())
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.rename(archive)
+    # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
     return archive
 
@@ -205,23 +215,32 @@ def _remove_old(current: set[str]) -> None:
         (cache_directory() / name).unlink()
     for half_made in cache_directory().glob("images-*.tmp"):
         half_made.unlink()
-    for image in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
-        if OWN_IMAGE.fullmatch(image) and image not in current:
-            # An image that a VPS still uses stays: docker refuses.
-            docker("image", "rm", image, check=False)
+    _remove_own(current)
+
+
+def _remove_own(current: set[str]) -> None:
+    """Remove the lab's images but those in `current`. One that a VPS still uses stays: docker refuses."""
+    # Nameless ones: what stood under a stand-in's name before, and the workshops' results.
+    docker("image", "prune", "--force", f"--filter=label={CONTENT_LABEL}")
+    found = [image for image in _listed() if OWN_IMAGE.fullmatch(image) and image not in current]
+    # One that others are made from is refused while they are there.
+    for image in sorted(found, key=lambda image: OWN_IMAGES.index(OWN_IMAGE.fullmatch(image).group(1))):
+        docker("image", "rm", image, check=False)
+
+
+def _listed() -> list[str]:
+    return docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
 
 
 def remove_all() -> None:
-    """Remove every image of the lab from the engine and every archive from the cache, as after `down --all`."""
+    """Remove every image that the lab built and every archive in the cache: for after `down --all`."""
     with locked("images"):
-        ours = [image for image in IMAGES.values() if _label(image)]
-        listed = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
-        # Those made from others first, or docker refuses.
-        ours += sorted(filter(OWN_IMAGE.fullmatch, listed), key=lambda image: ORDER_OF_REMOVAL.index(image[12:15]))
-        for image in ours:
-            docker("image", "rm", image, check=False)
-        docker("image", "prune", "--force", f"--filter=label={CONTENT_LABEL}")
-        for path in [*cache_directory().glob("images-*.tar"), *cache_directory().glob("images-*.tmp")]:
+        for image in IMAGES.values():
+            # One that somebody pulled has no label of ours.
+            if docker("image", "ls", "--quiet", f"--filter=label={CONTENT_LABEL}", image).stdout.strip():
+                docker("image", "rm", image, check=False)
+        _remove_own(current=set())
+        for path in cache_directory().glob("images-*.t??"):
             path.unlink()
 
 
@@ -236,7 +255,7 @@ def ensure_images() -> LabImages:
             base, archive = _ensure_rootfs(), _ensure_stand_ins()
         vps = _ensure_own("vps", base)
         outsider = _ensure_own("outsider", vps)
-        _remove_old({base, vps, outsider, f"prefect-lab/builder:{stand_in_hash()}"})
+        _remove_old({base, vps, outsider, builder_image()})
         return LabImages(source=source, vps=vps, outsider=outsider, archive=archive)
 
 
@@ -246,11 +265,3 @@ def _ensure_own(name: str, base: str) -> str:
     if not _exists(image):
         _build(image, HERE / name, content, BASE=base)
     return image
-
-
-def remove_all() -> None:
-    """Remove every image that the lab built from this machine's engine. Official ones stay."""
-    docker("container", "prune", "--force", "--filter=label=prefect-lab", check=False)
-    for image in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
-        if OWN_IMAGE.fullmatch(image) or (image in IMAGES.values() and _exists(image, stand_in_hash())):
-            docker("image", "rm", "--force", image, check=False)

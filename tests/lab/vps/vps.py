@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import io
+import ipaddress
 import json
 import os
 import re
-import shlex
 import subprocess
 import tarfile
 import tempfile
@@ -337,7 +336,14 @@ class Vps:
             docker("volume", "create", f"--label={LABEL}={self.name}", volume)
         with locked("addresses"):
             subnet = _ensure_network(images)
-            address = pick_address(subnet, [vps.address for vps in all_vps()])
+            others = all_vps()
+            for other in others:
+                if domain and other.domain == domain:
+                    raise LabError(
+                        f'the domain "{domain}" is that of the VPS "{other.name}"',
+                        f"python3 -m tests.lab.vps down {other.name}",
+                    )
+            address = pick_address(subnet, [other.address for other in others])
             names = [self.name, domain] if domain else [self.name]
             docker(
                 "create", f"--name={half_made}", f"--hostname={self.name}",
@@ -493,7 +499,7 @@ class Vps:
 
     def outsider(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command (nmap, curl, python3 are there) in a stranger's container on the lab's network."""
-        image = ensure_images().outsider
+        image = docker("container", "inspect", "--format", "{{.Config.Image}}", DNS_CONTAINER).stdout.strip()
         return docker("run", "--rm", "--label=prefect-lab", f"--network={NETWORK}", image, *command, check=check)
 
 

@@ -34,7 +34,8 @@ initialise() {
     printf '\nhost all all all %s\n' "$method" >> "$PGDATA/pg_hba.conf"
 
     # Only on the socket, so that nobody takes this server for the finished one.
-    pg_ctl --pgdata="$PGDATA" --options="-c listen_addresses='' $(printf '%q ' "$@")" --wait start
+    # Without arguments printf would give one that is empty.
+    pg_ctl --pgdata="$PGDATA" --options="-c listen_addresses='' $( (($# == 0)) || printf '%q ' "$@")" --wait start
     local -a client=(psql -v ON_ERROR_STOP=1 --no-psqlrc --username "$POSTGRES_USER" --no-password)
     export PGPASSWORD=$POSTGRES_PASSWORD
     if [[ $POSTGRES_DB != postgres ]]; then
@@ -42,7 +43,11 @@ initialise() {
     fi
     for file in /docker-entrypoint-initdb.d/*; do
         case $file in
-            *.sh) if [[ -x $file ]]; then "$file"; else source "$file"; fi ;;
+            *.sh)
+                # One that is not executable is read into this shell, as in the official image.
+                # shellcheck disable=SC1090
+                if [[ -x $file ]]; then "$file"; else source "$file"; fi
+                ;;
             *.sql) "${client[@]}" --dbname "$POSTGRES_DB" --file "$file" ;;
         esac
     done
@@ -66,7 +71,7 @@ if [[ $(id -u) == 0 ]]; then
     chmod 3775 /var/run/postgresql
     find "$PGDATA" /var/run/postgresql \! -user postgres -exec chown postgres '{}' +
     export POSTGRES_PASSWORD POSTGRES_USER POSTGRES_DB POSTGRES_INITDB_ARGS
-    exec gosu postgres "$BASH_SOURCE" "$@"
+    exec gosu postgres "${BASH_SOURCE[0]}" "$@"
 fi
 if [[ ! -s $PGDATA/PG_VERSION ]]; then initialise "${@:2}"; fi
 # The server needs none of these, and /proc/1/environ would show them.
