@@ -8,43 +8,109 @@ from typing import Any
 SYSTEMS = {("debian", "13")}
 ARCHITECTURES = ("x86_64", "aarch64")
 # One line of `ss --listening --processes`: the local port, and the first process that has the socket.
-LISTENER = re.compile(r"^\S+\s+\S+\s+\S*:(?P<port>[0-9]+)\s+\S+(\s+users:\(\(\"(?P<name>[^\"]*)\",pid=(?P<pid>[0-9]+))?")
-PUBLIC_KEY_LINE = re.compile(r"^(ssh|ecdsa|sk)-\S+ ", re.MULTILINE)
+LISTENER = re.compile(r'\S+\s+\S+\s+\S+\s+\S*:(?P<port>[0-9]+)\s+\S+(\s+users:\(\("(?P<name>[^"]*)",pid=(?P<pid>[0-9]+))?')
+PUBLIC_KEY = re.compile(r"^(ssh|ecdsa|sk)-", re.MULTILINE)
+ADDRESS = re.compile(r"[0-9a-fA-F.:]+")
 
 
 def prefect_system_problems(seen: str) -> list[str]:
-    """What is wrong with the system itself, one sentence each.
+    """What is wrong with the system itself, one sentence each; empty when all is well.
 
     Args:
-        seen: five lines, each of which may be empty: id, version and full name of /etc/os-release, the machine's
-            architecture, the path of python3; a sixth is "systemd" where that is the first process.
+        seen: six lines, each of which may be empty: id, version and full name of /etc/os-release, the machine's
+            architecture, the path of python3, the name of the first process.
     """
-    identity, version, name, architecture, python, init = (line.strip() for line in [*seen.splitlines(), *[""] * 6][:6])
+    identity, version, name, architecture, python, init = ([line.strip() for line in seen.splitlines()] + [""] * 6)[:6]
     problems = []
     if (identity, version) not in SYSTEMS:
         problems.append(f'its system is "{name or identity or "unknown"}"; supported is Debian 13 (trixie)')
     if architecture not in ARCHITECTURES:
         problems.append(f'its architecture is "{architecture}"; supported are {" and ".join(ARCHITECTURES)}')
-    if not init:
-        problems.append("its first process is not systemd, which runs all that this playbook installs")
+    if init != "systemd":
+        problems.append(f'its first process is "{init}"; it must be systemd')
     if not python:
         problems.append("it has no python3, which Ansible needs; run there: apt-get install --yes python3")
     return problems
 
 
+def prefect_resolved(answers: list[str]) -> list[str]:
+    """The addresses among a name server's answers; words such as NXDOMAIN are none."""
+    return list(dict.fromkeys(answer for answer in answers if ADDRESS.fullmatch(answer)))
+
+
+def prefect_domain_problem(domain: str, leads_to: list[str], host: list[str]) -> str:
+    """Why no ACME authority would give the host a certificate for the domain; empty when one would.
+
+    Args:
+        domain: the name that the certificate is for.
+        leads_to: the addresses that the name resolves to.
+        host: the addresses that are the host's.
+    """
+    if set(leads_to) & set(host):
+        return ""
+    return (
+        f'"{domain}" (prefect_domain) resolves to {", ".join(leads_to) or "nothing"}, not to this host '
+        f"({', '.join(host)}), so no ACME authority would give it a certificate"
+    )
+
+
 def port_problems(listeners: str, ours: bool) -> list[str]:
-    """Ports of the door that another process has; `ours` says that the kit's own Caddy has them."""
+    """Ports of the door that another process has; `ours` says that those are the kit's own Caddy's."""
     if ours:
         return []
-    taken: dict[str, str] = {}
-    for line in listeners.splitlines():
-        found = LISTENER.match(line)
+    problems: dict[int, str] = {}
+    for found in map(LISTENER.match, listeners.splitlines()):
         if found:
-            who = f'"{found["name"]}" (process {found["pid"]})' if found["pid"] else "an unknown process"
-            taken.setdefault(found["port"], f"port {found['port']} is taken by {who}")
-            if found["pid"]:
-                taken[found["port"]] += f"; free it: systemctl status {found['pid']} names its unit, then disable that"
-    return [
-        fact.split(";")[0] + "; the door needs it" + (";" + fact.split(";", 1)[1] if ";" in fact else "")
-        for _, fact in sorted(taken.items())
-    ]
+            process, status = f'"{found["name"]}" (process {found["pid"]})', f"systemctl status {found['pid']}"
+            if not found["pid"]:
+                process, status = "a process that cannot be seen", f"ss -ltnp sport = :{found['port']}"
+            problems.setdefault(
+                int(found["port"]),
+                f"port {found['port']} is taken by {process}; find what it belongs to ({status}), and disable that",
+            )
+    return [problems[port] for port in sorted(problems)]
+
+
+def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
+    """What is wrong with the host, one sentence each; empty when all is well.
+
+    Args:
+        seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
+            earlier run has been here; `listeners`, the output of ss; `ours`, whether Caddy of ours has the ports;
+            `keys`, the authorized_keys of the user who is connected; `admin_keys`, the keys of the settings; `login`,
+            that user and the host, as ssh takes them; `domain_problem`.
+    """
+    problems = []
+    if seen["memory_mb"] < seen["least_memory_mb"]:
+        problems.append(
+            f"it has {seen['memory_mb']} MiB of memory; {seen['least_memory_mb']} MiB are needed (preflight_min_memory_mb)"
+        )
+    if not seen["installed"] and seen["free_gb"] < seen["least_free_gb"]:
+        problems.append(
+            f"{seen['free_gb']} GiB of disk space are free under /var/lib; {seen['least_free_gb']} GiB are needed "
+            "(preflight_min_free_disk_gb)"
+        )
+    problems += port_problems(seen["listeners"], seen["ours"])
+    if not seen["admin_keys"] and not PUBLIC_KEY.search(seen["keys"]):
+        problems.append(
+            "it knows no ssh key of yours, and this playbook turns passwords off in sshd, which would lock you out; set "
+            f"host_admin_keys to your public keys, or run: ssh-copy-id {seen['login']}"
+        )
+    if seen["domain_problem"]:
+        problems.append(
+            f"{seen['domain_problem']}; set its DNS record and wait until it is seen, or go on all the same with "
+            "-e preflight_dns_mismatch=warn, or choose prefect_tls: internal"
+        )
+    return problems
+
+
+class FilterModule:
+    """Makes the filters known to Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "prefect_domain_problem": prefect_domain_problem,
+            "prefect_host_problems": prefect_host_problems,
+            "prefect_resolved": prefect_resolved,
+            "prefect_system_problems": prefect_system_problems,
+        }
