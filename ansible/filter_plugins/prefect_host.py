@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
 SYSTEMS = {("debian", "13")}
 ARCHITECTURES = ("x86_64", "aarch64")
 # One line of `ss --listening --processes`: the local port, and the first process that has the socket.
-LISTENER = re.compile(r'\S+\s+\S+\s+\S+\s+\S*:(?P<port>[0-9]+)\s+\S+(\s+users:\(\("(?P<name>[^"]*)",pid=(?P<pid>[0-9]+))?')
+LISTENER = re.compile(
+    r'\S+\s+\S+\s+\S+\s+\S*:(?P<port>[0-9]+)\s+\S+(\s+users:\(\("(?P<name>[^"]*)",pid=(?P<pid>[0-9]+))?'
+)
 PUBLIC_KEY = re.compile(r"^(ssh|ecdsa|sk)-", re.MULTILINE)
-ADDRESS = re.compile(r"[0-9a-fA-F.:]+")
 
 
 def prefect_system_problems(seen: str) -> list[str]:
@@ -35,7 +37,15 @@ def prefect_system_problems(seen: str) -> list[str]:
 
 def prefect_resolved(answers: list[str]) -> list[str]:
     """The addresses among a name server's answers; words such as NXDOMAIN are none."""
-    return list(dict.fromkeys(answer for answer in answers if ADDRESS.fullmatch(answer)))
+    return list(dict.fromkeys(answer for answer in answers if _is_address(answer)))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def prefect_domain_problem(domain: str, leads_to: list[str], host: list[str]) -> str:

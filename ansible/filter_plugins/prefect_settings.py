@@ -144,9 +144,8 @@ def typed(where: str, value: Any, option: dict[str, Any], problems: list[str]) -
         # YAML has made 3.10 the number 3.1, and 13:30 the number 810: what was meant is lost.
         problems.append(f"{where} is the value {_quoted(value)} without quotes; it must be text, so write it in quotes")
         return None
-    if kind == "int" and isinstance(value, int | str) and not isinstance(value, bool):
-        if re.fullmatch(r"-?[0-9]+", str(value)):
-            return int(value)
+    if kind == "int" and not isinstance(value, bool) and re.fullmatch(r"-?[0-9]+", str(value)):
+        return int(value)
     if kind == "bool" and str(value).lower() in BOOLEANS:
         return BOOLEANS[str(value).lower()]
     if kind == "list" and isinstance(value, list):

@@ -63,6 +63,7 @@ deleted:
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
 from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi  # noqa: E402
 
 

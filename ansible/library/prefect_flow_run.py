@@ -87,6 +87,7 @@ from typing import Any  # noqa: E402
 from urllib.parse import quote  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
 from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi  # noqa: E402
 
 TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}

@@ -83,6 +83,7 @@ work_pool:
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
 from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi  # noqa: E402
 
 QUEUE_ARGUMENTS = {

@@ -168,8 +168,8 @@ def test_content_hash_follows_content(tmp_path: Path) -> None:
 
 
 def test_only_exact_archive_names_are_removed_and_the_newest_stay() -> None:
-    names = [f"images-{digit * 16}.tar" for digit in "abcd"]
-    assert images.superseded([*names, "images-mine.tar", "images-aaaa.tar"]) == names[2:]
+    names = [f"images-{digit * 16}.tar.zst" for digit in "abcd"]
+    assert images.superseded([*names, "images-mine.tar.zst", "images-aaaa.tar.zst"]) == names[2:]
 
 
 def test_image_names_are_those_of_the_playbook() -> None:
@@ -194,9 +194,9 @@ def test_locks_of_the_stand_ins_hold_the_versions_of_the_tags() -> None:
 
 
 def test_group_variables_with_and_without_an_archive() -> None:
-    stand_ins = images.LabImages("stand-ins", "vps", "outsider", Path("/cache/images.tar"))
+    stand_ins = images.LabImages("stand-ins", "vps", "outsider", Path("/cache/images.tar.zst"))
     official = images.LabImages("official", "vps", "outsider", None)
-    assert inventory.group_variables("x.test", stand_ins)["prefect_images_archive"] == "/cache/images.tar"
+    assert inventory.group_variables("x.test", stand_ins)["prefect_images_archive"] == "/cache/images.tar.zst"
     assert "prefect_images_archive" not in inventory.group_variables("x.test", official)
     assert inventory.group_variables("x.test", official, {"prefect_tls": "files"})["prefect_tls"] == "files"
 

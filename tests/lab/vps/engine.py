@@ -91,6 +91,9 @@ def start_engine() -> None:
             )
         if not shutil.which("dockerd"):
             apt_install(["docker.io"], "The lab's Docker engine")
+        if not shutil.which("docker"):
+            # From Debian 13 on the client is a package of its own.
+            apt_install(["docker-cli"], "The lab's Docker client")
         with step("starting the Docker engine"):
             _start()
 

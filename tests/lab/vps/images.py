@@ -11,12 +11,13 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .engine import docker
+from .engine import client, docker
 from .shell import LabError, apt_install, cache_directory, locked, run, say, step
 
 HERE = Path(__file__).parent / "images"
@@ -53,7 +54,7 @@ PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https
 
 SOURCES = ("auto", "official", "stand-ins")
 KEPT_ARCHIVES = 2
-ARCHIVE_NAME = re.compile(r"images-[0-9a-f]{16}\.tar")
+ARCHIVE_NAME = re.compile(r"images-[0-9a-f]{16}\.tar\.zst")
 # In an order in which they can be removed.
 OWN_IMAGES = ("outsider", "vps", "builder", "rootfs")
 OWN_IMAGE = re.compile(rf"prefect-lab/({'|'.join(OWN_IMAGES)}):[0-9a-f]{{16}}")
@@ -141,7 +142,7 @@ def stand_in_hash(name: str) -> str:
 
 def archive_path() -> Path:
     """Where the archive of the three stand-ins is, or will be; its name follows their content."""
-    return cache_directory() / f"images-{content_hash([], [stand_in_hash(name) for name in IMAGES])}.tar"
+    return cache_directory() / f"images-{content_hash([], [stand_in_hash(name) for name in IMAGES])}.tar.zst"
 
 
 # --- doing -----------------------------------------------------------------------------------------------------
@@ -190,15 +191,30 @@ def _ensure_stand_ins() -> Path:
             if not _exists(builder):
                 _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
             _build(image, HERE / name, stand_in_hash(name), ROOTFS=rootfs, BUILDER=builder)
-        with step(f"saving the images to {archive}"):
-            temporary = archive.with_suffix(".tmp")
-            docker("save", "--output", str(temporary), *IMAGES.values())
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.rename(archive)
+        if not shutil.which("zstd"):
+            apt_install(["zstd"], "Packing the images")
+        with step(f"packing the images into {archive}"):
+            _pack(archive)
     # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
     return archive
+
+
+def _pack(archive: Path) -> None:
+    """Save the stand-ins to an archive, whole or not at all.
+
+    Compressed: 150 MB instead of 500, which a playbook reads four times and copies once for each host (measured on
+    two busy cores: 26 s to copy the tar; packing costs 3 s once, and loading takes the same 6 s).
+    """
+    temporary = archive.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        saving = subprocess.Popen([client(), "save", *IMAGES.values()], stdout=subprocess.PIPE)
+        packing = subprocess.run(["zstd", "--quiet", "--threads=0", "-3"], stdin=saving.stdout, stdout=stream)
+        saving.stdout.close()
+        if saving.wait() or packing.returncode:
+            raise LabError(f'the images could not be packed into "{temporary}"', f"df -h {archive.parent}")
+        os.fsync(stream.fileno())
+    temporary.rename(archive)
 
 
 def _registry_answers(setting: str) -> bool:
@@ -209,7 +225,7 @@ def _registry_answers(setting: str) -> bool:
 
 def _remove_old(current: set[str]) -> None:
     """Remove archives and images of the lab that newer content has replaced."""
-    archives = sorted(cache_directory().glob("images-*.tar"), key=lambda path: -path.stat().st_mtime)
+    archives = sorted(cache_directory().glob("images-*.tar.zst"), key=lambda path: -path.stat().st_mtime)
     for name in superseded([path.name for path in archives]):
         say(f"removing {name} from the cache: its content has been replaced")
         (cache_directory() / name).unlink()
@@ -240,7 +256,7 @@ def remove_all() -> None:
             if docker("image", "ls", "--quiet", f"--filter=label={CONTENT_LABEL}", image).stdout.strip():
                 docker("image", "rm", image, check=False)
         _remove_own(current=set())
-        for path in cache_directory().glob("images-*.t??"):
+        for path in cache_directory().glob("images-*.t*"):
             path.unlink()
 
 

@@ -1,0 +1,182 @@
+"""The decisions in the Caddyfile, read from what the real Caddy makes of it. What it does is tested in the lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CADDY = shutil.which("caddy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+FILES = Path(__file__).resolve().parents[2] / "caddy"
+# Of the word "password", at the cost that the playbook uses.
+HASH = "$2a$10$jBeC1RLviSLpKhqzgAYNE.oGdkmkJuNoyczjxEh30fi0h0nFdriR6"
+MODES = ("acme", "internal", "files")
+
+
+class Caddy:
+    """The Caddyfile with its users somewhere else than on a server, and Caddy's commands on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.users = directory / "users.caddy"
+        self.users.write_text(f"alice {HASH}\nworker-general-1 {HASH}\n")
+        for file in FILES.iterdir():
+            (directory / file.name).write_text(file.read_text().replace("/etc/prefect-caddy", str(directory)))
+
+    def run(self, verb: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        given = {"PREFECT_DOMAIN": "prefect.example.org", "PREFECT_ACME_EMAIL": "ops@example.org"} | environment
+        given |= {"HOME": str(self.directory), "XDG_DATA_HOME": str(self.directory / "data")}
+        command = [CADDY, verb, "--config", str(self.directory / "Caddyfile"), "--adapter", "caddyfile"]
+        return subprocess.run(command, env=given, capture_output=True, text=True, timeout=60)
+
+    def adapted(self, **environment: str) -> dict[str, Any]:
+        """The configuration as Caddy itself keeps it."""
+        done = self.run("adapt", **environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def caddy(tmp_path: Path) -> Caddy:
+    return Caddy(tmp_path)
+
+
+def server(configuration: dict[str, Any], listens: str) -> dict[str, Any]:
+    (found,) = [one for one in configuration["apps"]["http"]["servers"].values() if one["listen"] == [listens]]
+    return found
+
+
+def handlers(routes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every handler below these routes in the order in which a request meets them, with its route."""
+    for route in routes:
+        for handler in route.get("handle", []):
+            yield route, handler
+            yield from handlers(handler.get("routes", []))
+
+
+def site(configuration: dict[str, Any], domain: str = "prefect.example.org") -> list[dict[str, Any]]:
+    """The routes of the site itself."""
+    (route,) = [one for one in server(configuration, ":443")["routes"] if one.get("match") == [{"host": [domain]}]]
+    return route["handle"][0]["routes"]
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in FILES.iterdir()))
+def test_it_is_formatted_as_caddy_would(name: str) -> None:
+    done = subprocess.run([CADDY, "fmt", str(FILES / name)], capture_output=True, text=True)
+    assert done.stdout == (FILES / name).read_text()
+
+
+@pytest.mark.parametrize("mode", ["acme", "internal"])
+@pytest.mark.parametrize("domain", ["prefect.example.org", "192.0.2.10"])
+def test_caddy_takes_it(caddy: Caddy, mode: str, domain: str) -> None:
+    done = caddy.run("validate", PREFECT_TLS=mode, PREFECT_DOMAIN=domain)
+    assert done.returncode == 0, done.stderr
+    assert "Valid configuration" in done.stdout
+
+
+def test_caddy_takes_a_given_certificate(caddy: Caddy) -> None:
+    assert "cert.pem: no such file" in caddy.run("validate", PREFECT_TLS="files").stderr
+    key, certificate = caddy.directory / "key.pem", caddy.directory / "cert.pem"
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=prefect.example.org -days 2"
+    subprocess.run(
+        ["openssl", *options.split(), "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
+    )
+    done = caddy.run("validate", PREFECT_TLS="files")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_mode_is_refused(caddy: Caddy) -> None:
+    done = caddy.run("validate", PREFECT_TLS="letsencrypt")
+    assert done.returncode != 0
+    assert "tls-letsencrypt.caddy" in done.stderr
+
+
+def test_without_accounts_there_is_no_door(caddy: Caddy) -> None:
+    """A missing or an empty file of users must not become a door without a lock."""
+    caddy.users.write_text("# nobody\n")
+    assert caddy.run("validate").returncode != 0
+    caddy.users.unlink()
+    assert caddy.run("validate").returncode != 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_listens_where_it_should(caddy: Caddy, mode: str) -> None:
+    configuration = caddy.adapted(PREFECT_TLS=mode)
+    servers = configuration["apps"]["http"]["servers"].values()
+    assert sorted(address for one in servers for address in one["listen"]) == ["127.0.0.1:2020", ":443", ":80"]
+    assert all(one["protocols"] == ["h1", "h2"] for one in servers)
+    assert configuration["admin"] == {"config": {"persist": False}, "listen": "127.0.0.1:2019"}
+
+
+def test_the_mode_decides_where_the_certificate_comes_from(caddy: Caddy) -> None:
+    def issuers(mode: str) -> list[dict[str, Any]]:
+        return caddy.adapted(PREFECT_TLS=mode)["apps"]["tls"]["automation"]["policies"][0]["issuers"]
+
+    assert issuers("internal") == [{"module": "internal"}]
+    assert issuers("acme") == [
+        {
+            "module": "acme",
+            "ca": "https://acme-v02.api.letsencrypt.org/directory",
+            "email": "ops@example.org",
+        }
+    ]
+    files = caddy.adapted(PREFECT_TLS="files")["apps"]["tls"]
+    assert set(files) == {"certificates"}
+
+
+def test_an_acme_server_of_ones_own(caddy: Caddy) -> None:
+    found = caddy.adapted(PREFECT_TLS="acme", PREFECT_ACME_DIRECTORY="https://ca.example.org/acme/directory")
+    assert found["apps"]["tls"]["automation"]["policies"][0]["issuers"][0]["ca"] == "https://ca.example.org/acme/directory"
+
+
+def test_nothing_comes_before_the_password_but_headers_and_logs(caddy: Caddy) -> None:
+    met = [
+        (route.get("match"), handler["handler"]) for route, handler in handlers(site(caddy.adapted()))
+    ]
+    before = met[: met.index((None, "authentication"))]
+    assert {handler for _, handler in before} <= {"subroute", "headers", "log_append", "request_body"}
+    assert (None, "authentication") in met, "for each path"
+    assert met[-1] == (None, "reverse_proxy")
+
+
+def test_passwords_are_hashed_once(caddy: Caddy) -> None:
+    (door,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
+    basic = door["providers"]["http_basic"]
+    assert basic["hash"]["algorithm"] == "bcrypt"
+    assert basic["hash_cache"] == {}
+    assert [account["username"] for account in basic["accounts"]] == ["alice", "worker-general-1"]
+
+
+def test_the_password_goes_no_further(caddy: Caddy) -> None:
+    (proxy,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "reverse_proxy"]
+    assert {"Authorization", "Forwarded", "X-Real-Ip"} <= set(proxy["headers"]["request"]["delete"])
+    assert proxy["upstreams"] == [{"dial": "server:4200"}]
+
+
+def test_nobody_is_believed_who_the_client_was(caddy: Caddy) -> None:
+    assert "trusted_proxies" not in json.dumps(caddy.adapted())
+
+
+def test_no_header_is_logged(caddy: Caddy) -> None:
+    for log in caddy.adapted()["logging"]["logs"].values():
+        fields = log["encoder"]["fields"]
+        assert fields["request>headers"] == fields["resp_headers"] == {"filter": "delete"}
+
+
+@pytest.mark.parametrize(("port", "public"), [("443", ""), ("8443", ":8443")])
+def test_plain_http_is_redirected_to_the_public_port(caddy: Caddy, port: str, public: str) -> None:
+    routes = list(handlers(server(caddy.adapted(HTTPS_PORT=port), ":80")["routes"]))
+    (table,) = [one for _, one in routes if one["handler"] == "map"]
+    assert table["source"] == port
+    chosen = {one.get("input"): one["outputs"] for one in table["mappings"]}.get(port, table["defaults"])
+    assert chosen == [public]
+    (redirect,) = [one for _, one in routes if one["handler"] == "static_response"]
+    assert redirect["status_code"] == 308
+    assert redirect["headers"]["Location"] == ["https://prefect.example.org{public_port}{http.request.uri}"]

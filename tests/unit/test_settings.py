@@ -1,0 +1,783 @@
+"""What the preflight says of settings and of hosts: each problem with its exact text."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
+LOCKED = "3.8.8"
+NAME_WORDS = "a lower-case letter, then up to 30 lower-case letters, digits and hyphens"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ANSIBLE / "filter_plugins" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+preflight = load("prefect_settings")
+preflight_host = load("prefect_host")
+
+
+def read(path: str) -> dict[str, Any]:
+    return yaml.safe_load((ANSIBLE / "roles" / path).read_text())
+
+
+ROLES = read("preflight/vars/main.yml")["__preflight_roles"]
+DEFAULTS: dict[str, Any] = {}
+# As roles/preflight/vars/main.yml puts them together.
+OPTIONS: dict[str, Any] = {}
+for role in ROLES:
+    DEFAULTS |= read(f"{role}/defaults/main.yml")
+    OPTIONS |= read(f"{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+
+
+@pytest.fixture
+def settings(tmp_path) -> dict[str, Any]:
+    """Every setting with a value that is right: the defaults, and what has none."""
+    return {
+        **copy.deepcopy(DEFAULTS),
+        "prefect_domain": "prefect.example.org",
+        "prefect_email": "ops@example.org",
+        "prefect_image": f"prefecthq/prefect:{LOCKED}-python3.13",
+        "prefect_secrets_dir": str(tmp_path / "secrets"),
+        "stack_postgres_memory_mb": 512,
+        "stack_server_memory_mb": 768,
+        "flows_directory": str(ANSIBLE.parent / "flows"),
+        "flows_pool": "general",
+    }
+
+
+@pytest.fixture
+def said(settings):
+    """`said(prefect_tls="x")`: the problems of settings that are right but for these."""
+
+    def problems(**changes: Any) -> list[str]:
+        values = {**settings, **changes}
+        return preflight.prefect_settings_problems(values, OPTIONS, list(values), LOCKED)
+
+    return problems
+
+
+def test_right_settings_have_no_problem(said):
+    assert said() == []
+
+
+def test_every_setting_is_given_by_the_defaults(settings):
+    assert set(settings) == set(OPTIONS)
+
+
+def test_all_problems_are_said_at_once(said):
+    assert said(prefect_domain="", prefect_domian="x.org", host_timezone="Berlin") == [
+        'there is no setting "prefect_domian"; did you mean "prefect_domain"?',
+        'prefect_domain is ""; with prefect_tls acme it must be a DNS name in lower case, such as prefect.example.org '
+        "(without a name of your own: prefect_tls: internal)",
+        'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
+    ]
+
+
+# --- names and types ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("prefect_domian", 'there is no setting "prefect_domian"; did you mean "prefect_domain"?'),
+        ("prefect_worker", 'there is no setting "prefect_worker"; did you mean "prefect_workers"?'),
+        ("stack_colour", 'there is no setting "stack_colour"; "Settings" in README.md lists what there is'),
+        ("host_timezon", 'there is no setting "host_timezon"; did you mean "host_timezone"?'),
+    ],
+)
+def test_unknown_setting(said, name, problem):
+    assert said(**{name: "x"}) == [problem]
+
+
+def test_inventories_have_host_variables_of_their_own(said):
+    assert said(host_rack="r12", host_owner="ada") == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        ("prefect_domain", None, "prefect_domain has no value; it must be text"),
+        ("prefect_domain", ["a.org"], "prefect_domain is \"['a.org']\"; it must be text"),
+        (
+            "prefect_version",
+            3.1,
+            'prefect_version is the value "3.1" without quotes; it must be text, so write it in quotes',
+        ),
+        (
+            "host_reboot_time",
+            810,
+            'host_reboot_time is the value "810" without quotes; it must be text, so write it in quotes',
+        ),
+        (
+            "prefect_tls_key",
+            False,
+            'prefect_tls_key is the value "False" without quotes; it must be text, so write it in quotes',
+        ),
+        ("prefect_tls", "letsencrypt", 'prefect_tls is "letsencrypt"; allowed are acme, internal and files'),
+        ("preflight_dns_mismatch", "ok", 'preflight_dns_mismatch is "ok"; allowed are refuse and warn'),
+        (
+            "prefect_runs_retention_days",
+            "many",
+            'prefect_runs_retention_days is "many"; it must be a whole number',
+        ),
+        ("stack_caddy_memory_mb", 1.5, 'stack_caddy_memory_mb is "1.5"; it must be a whole number'),
+        ("workers_api_timeout", True, 'workers_api_timeout is "True"; it must be a whole number'),
+        (
+            "workers_domain_on_loopback",
+            "maybe",
+            'workers_domain_on_loopback is "maybe"; it must be true or false',
+        ),
+        ("prefect_users", "ada", 'prefect_users is "ada"; it must be a list'),
+        ("docker_daemon_settings", [], 'docker_daemon_settings is "[]"; it must be a mapping'),
+        ("prefect_users", ["ada"], 'prefect_users, entry 1 is "ada"; it must be a mapping'),
+        (
+            "prefect_users",
+            [{"name": "ada"}, {"nmae": "bob"}],
+            [
+                'prefect_users, entry 2: there is no key "nmae"; allowed are name and kind',
+                'prefect_users, entry 2: the key "name" is missing',
+            ],
+        ),
+        (
+            "prefect_users",
+            [{"name": "ada", "kind": "robot"}],
+            'prefect_users, entry 1: kind is "robot"; allowed are person and service',
+        ),
+        (
+            "prefect_workers",
+            [{"name": "a", "pool": "general", "limits": 2}],
+            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit and health_port',
+        ),
+        (
+            "prefect_workers",
+            [{"name": "a", "pool": "general", "limit": "two"}],
+            'prefect_workers, entry 1: limit is "two"; it must be a whole number',
+        ),
+        (
+            "prefect_workers",
+            [{"name": "a", "pool": "general", "queues": "high"}],
+            'prefect_workers, entry 1: queues is "high"; it must be a list',
+        ),
+        (
+            "prefect_work_pools",
+            [{"name": "general", "queues": [{"name": "high"}]}],
+            'prefect_work_pools, entry 1: queues, entry 1: the key "priority" is missing',
+        ),
+        ("host_firewall_tcp_ports", ["ssh"], 'host_firewall_tcp_ports, entry 1 is "ssh"; it must be a whole number'),
+    ],
+)
+def test_wrong_type(said, setting, value, problem):
+    assert said(**{setting: value}) == ([problem] if isinstance(problem, str) else problem)
+
+
+def test_text_that_reads_as_a_number_is_one(said):
+    """`-e prefect_runs_retention_days=30` gives text."""
+    assert said(prefect_runs_retention_days="30", workers_domain_on_loopback="no", preflight_min_memory_mb="900") == []
+    assert said(prefect_runs_retention_days="-30") == ['prefect_runs_retention_days is "-30"; it must be 1 or more']
+
+
+def test_a_key_that_may_be_left_out_may_be_empty(said):
+    assert said(prefect_workers=[{"name": "a", "pool": "general", "limit": None, "queues": None}]) == []
+    assert said(prefect_workers=[{"name": "a", "pool": None}]) == [
+        'prefect_workers, entry 1: the key "pool" is missing'
+    ]
+
+
+# --- the door ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", ["", "prefect", "Prefect.Example.org", "https://prefect.example.org", "a..b",
+                                    "-a.org", "a.org.", "10.0.0.1", "10.0.0.256", "a_b.org", "a b.org"])  # fmt: skip
+def test_bad_domain_with_acme(said, domain):
+    assert said(prefect_domain=domain) == [
+        f'prefect_domain is "{domain}"; with prefect_tls acme it must be a DNS name in lower case, such as '
+        "prefect.example.org (without a name of your own: prefect_tls: internal)"
+    ]
+
+
+@pytest.mark.parametrize("domain", ["", "prefect", "10.0.0.256", "10.0.0", "fd00::1", "https://10.0.0.1"])
+def test_bad_domain_without_acme(said, domain):
+    assert said(prefect_domain=domain, prefect_tls="internal") == [
+        f'prefect_domain is "{domain}"; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address'
+    ]
+
+
+def test_good_domains(said):
+    assert said(prefect_domain="a.b-c.xn--p1ai") == []
+    assert said(prefect_domain="10.0.0.1", prefect_tls="internal", prefect_email="") == []
+
+
+def test_bad_email(said):
+    for email in ("", "ops", "ops@host", "a b@example.org"):
+        assert said(prefect_email=email) == [
+            f'prefect_email is "{email}"; with prefect_tls acme it must be an e-mail address, such as ops@example.org'
+        ]
+    assert said(prefect_email="ops", prefect_tls="internal") == [
+        'prefect_email is "ops"; it must be an e-mail address or empty'
+    ]
+
+
+def test_bad_acme_directory(said):
+    assert said(prefect_acme_directory="http://ca.example.org") == [
+        'prefect_acme_directory is "http://ca.example.org"; it must begin with https://'
+    ]
+
+
+def test_bad_users(said):
+    assert said(prefect_users=[]) == ["prefect_users is empty; without a user nobody can log in"]
+    assert said(prefect_users=[{"name": "Ada Lovelace"}]) == [
+        f'prefect_users: the name "Ada Lovelace" is not allowed; allowed is {NAME_WORDS}'
+    ]
+    assert said(prefect_users=[{"name": "ada"}, {"name": "bob"}, {"name": "ada"}]) == [
+        'prefect_users: the name "ada" stands twice'
+    ]
+    for name in ("playbook", "worker-general-1"):
+        assert said(prefect_users=[{"name": name}]) == [
+            f'prefect_users: the name "{name}" is reserved for the playbook and its workers'
+        ]
+
+
+# --- certificates ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """`certificate(names, begin, end)` writes cert.pem and key.pem; days are counted from now."""
+
+    def write(names: list[str], begin: int = -1, end: int = 30) -> dict[str, str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "prefect.example.org")])
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now + timedelta(days=begin))
+            .not_valid_after(now + timedelta(days=end))
+        )
+        if names:
+            entries = [x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names]
+            builder = builder.add_extension(x509.SubjectAlternativeName(entries), critical=False)
+        (tmp_path / "cert.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        write_key(tmp_path / "key.pem", key, serialization.NoEncryption())
+        return {
+            "prefect_tls": "files",
+            "prefect_tls_certificate": str(tmp_path / "cert.pem"),
+            "prefect_tls_key": str(tmp_path / "key.pem"),
+        }
+
+    return write
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey, encryption: serialization.KeySerializationEncryption):
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+
+
+@pytest.mark.parametrize("name", ["prefect.example.org", "*.example.org"])
+def test_a_certificate_that_fits(said, certificate, name):
+    assert said(**certificate(["other.example.org", name])) == []
+
+
+def test_a_certificate_for_an_address(said, certificate):
+    assert said(prefect_domain="10.0.0.1", **certificate(["10.0.0.1"])) == []
+
+
+def test_certificate_files_that_are_not_there(said, certificate, tmp_path, monkeypatch):
+    words = "with prefect_tls files it must be the absolute path of a PEM file on the control machine"
+    assert said(prefect_tls="files") == [
+        f'prefect_tls_certificate is ""; {words}',
+        f'prefect_tls_key is ""; {words}',
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert said(**{**certificate(["prefect.example.org"]), "prefect_tls_key": "key.pem"}) == [
+        f'prefect_tls_key is "key.pem"; {words}'
+    ]
+
+
+def test_files_that_are_no_certificate_and_no_key(said, certificate, tmp_path):
+    files = certificate(["prefect.example.org"])
+    (tmp_path / "cert.pem").write_text("not a certificate")
+    (tmp_path / "key.pem").write_text("not a key")
+    assert said(**files) == [
+        f'prefect_tls_certificate is "{tmp_path}/cert.pem"; that file holds no certificate in PEM',
+        f'prefect_tls_key is "{tmp_path}/key.pem"; that file holds no private key in PEM that is free of a passphrase',
+    ]
+
+
+def test_a_key_with_a_passphrase(said, certificate, tmp_path):
+    files = certificate(["prefect.example.org"])
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_key(tmp_path / "key.pem", key, serialization.BestAvailableEncryption(b"secret"))
+    assert said(**files) == [
+        f'prefect_tls_key is "{tmp_path}/key.pem"; that file holds no private key in PEM that is free of a passphrase'
+    ]
+
+
+def test_a_key_of_another_certificate(said, certificate, tmp_path):
+    files = certificate(["prefect.example.org"])
+    write_key(tmp_path / "key.pem", ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption())
+    assert said(**files) == [
+        f'prefect_tls_certificate is "{tmp_path}/cert.pem"; that certificate does not belong to the key '
+        f'"{tmp_path}/key.pem" (prefect_tls_key)'
+    ]
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-30, -1), (1, 30)])
+def test_a_certificate_that_is_not_valid_now(said, certificate, tmp_path, begin, end):
+    files = certificate(["prefect.example.org"], begin, end)
+    first, last = (datetime.now(UTC) + timedelta(days=day) for day in (begin, end))
+    assert said(**files) == [
+        f'prefect_tls_certificate is "{tmp_path}/cert.pem"; that certificate is valid from {first:%Y-%m-%d} to '
+        f"{last:%Y-%m-%d}, which is not now"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["other.example.org"], '"other.example.org"'),
+        (["example.org", "*.prefect.example.org", "10.0.0.1"], '"example.org", "*.prefect.example.org" and "10.0.0.1"'),
+        ([], "no name"),
+    ],
+)
+def test_a_certificate_for_another_name(said, certificate, tmp_path, names, words):
+    assert said(**certificate(names)) == [
+        f'prefect_tls_certificate is "{tmp_path}/cert.pem"; that certificate is for {words}, not for '
+        '"prefect.example.org" (prefect_domain)'
+    ]
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+
+def give_password(settings: dict[str, Any], name: str, password: bytes) -> Path:
+    path = Path(settings["prefect_secrets_dir"]) / "users" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(password)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("password", "weakness"),
+    [
+        (b"short-0123456\n", "has 13 bytes; allowed are 16 to 72"),
+        (b"", "has 0 bytes; allowed are 16 to 72"),
+        (b"abcdefgh" * 10, "has 80 bytes; allowed are 16 to 72"),
+        (
+            b"correct horse battery staple\n",
+            "holds a blank, a control or a non-ASCII character, which browsers and clients encode differently",
+        ),
+        (
+            "pässwörter-für-alle".encode(),
+            "holds a blank, a control or a non-ASCII character, which browsers and clients encode differently",
+        ),
+        (b"aaaabbbbccccdddd\n", "is made of 4 different characters; 6 or more are needed"),
+    ],
+)
+@pytest.mark.parametrize("account", ["admin", "playbook", "worker-general-1"])
+def test_weak_password(said, settings, account, password, weakness):
+    path = give_password(settings, account, password)
+    (problem,) = said()
+    assert problem == f'the password of "{account}" in {path} {weakness} (delete the file to have one generated)'
+    assert not password.strip() or password.decode().strip() not in problem
+
+
+def test_good_passwords(said, settings):
+    give_password(settings, "admin", b"tr0ub4dor&3-and-more\n")
+    give_password(settings, "playbook", b"A1b2C3d4E5f6G7h8I9j0KLMN")
+    give_password(settings, "somebody-who-is-gone", b"short")
+    assert said() == []
+
+
+def test_a_secrets_directory_that_cannot_be_written(said, tmp_path):
+    (tmp_path / "file").write_text("")
+    for directory in (str(tmp_path / "file" / "secrets"), "secrets", "None/secrets"):
+        assert said(prefect_secrets_dir=directory) == [
+            f'prefect_secrets_dir is "{directory}"; it must be the absolute path of a directory on the control machine '
+            "that you may write to (it is made when it is missing)"
+        ]
+
+
+def test_nothing_is_written_there(said, settings):
+    said()
+    assert not Path(settings["prefect_secrets_dir"]).exists()
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+def test_drifted_version(said):
+    assert said(prefect_version="3.7.0", prefect_image="prefecthq/prefect:3.7.0-python3.13", flows_directory="/x")[
+        0
+    ] == (
+        'prefect_version is "3.7.0"; this release of the kit locks its workers to "3.8.8", and server and workers of '
+        "different versions break each other"
+    )
+    assert said(prefect_image="prefecthq/prefect:3.7.0-python3.13") == [
+        'prefect_image is "prefecthq/prefect:3.7.0-python3.13"; that is not the version "3.8.8" of prefect_version'
+    ]
+
+
+@pytest.mark.parametrize(
+    "image", ["caddy", "caddy:latest", "registry.example.org:5000/caddy", "caddy@sha256:abc", "", "Caddy:2"]
+)
+def test_unpinned_image(said, image):
+    assert said(prefect_caddy_image=image) == [
+        f'prefect_caddy_image is "{image}"; it must be pinned by a tag other than latest, or by a digest'
+    ]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "registry.example.org:5000/tools/prefect:3.8.8-ours.1",
+        "prefecthq/prefect:release-7",
+        f"prefecthq/prefect@sha256:{'0a' * 32}",
+        f"prefecthq/prefect:3.8.8@sha256:{'0a' * 32}",
+    ],
+)
+def test_pinned_image(said, image):
+    assert said(prefect_image=image) == []
+
+
+def test_postgres_of_another_major_version(said):
+    assert said(prefect_postgres_image="postgres:18.1-trixie") == [
+        'prefect_postgres_image is "postgres:18.1-trixie"; it must be of Postgres 17, as another major version cannot '
+        "read the database's files"
+    ]
+    assert said(prefect_postgres_image="postgres:17") == []
+
+
+def test_missing_archive(said):
+    assert said(prefect_images_archive="/nowhere/images.tar") == [
+        'prefect_images_archive is "/nowhere/images.tar"; it must be empty, or the absolute path of a file on the control machine'
+    ]
+
+
+# --- pools and workers -------------------------------------------------------------------------------------------
+
+
+def test_bad_pools(said):
+    assert said(prefect_work_pools=[], prefect_workers=[]) == [
+        "prefect_work_pools is empty; without a work pool no flow runs"
+    ]
+    general = {"name": "general"}
+    assert said(prefect_work_pools=[general, {"name": "GPU"}]) == [
+        f'prefect_work_pools: the name "GPU" is not allowed; allowed is {NAME_WORDS}'
+    ]
+    assert said(prefect_work_pools=[general, general]) == ['prefect_work_pools: the name "general" stands twice']
+    assert said(prefect_work_pools=[general, {"name": "prefect-agents"}]) == [
+        'prefect_work_pools: pool "prefect-agents": Prefect keeps names that begin with "prefect" for itself'
+    ]
+    assert said(prefect_work_pools=[{**general, "concurrency_limit": -1}]) == [
+        'prefect_work_pools: pool "general": concurrency_limit is "-1"; it must be 0 or more'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("queues", "problem"),
+    [
+        (
+            [{"name": "a", "priority": 1}, {"name": "b", "priority": 1}],
+            'pool "general": two queues have the priority "1"; Prefect keeps one queue at each',
+        ),
+        (
+            [{"name": "a", "priority": 1}, {"name": "a", "priority": 2}],
+            'pool "general", queues: the name "a" stands twice',
+        ),
+        (
+            [{"name": "a/b", "priority": 1}],
+            f'pool "general", queues: the name "a/b" is not allowed; allowed is {NAME_WORDS}',
+        ),
+        ([{"name": "a", "priority": 0}], 'pool "general": priority of queue "a" is "0"; it must be 1 or more'),
+        (
+            [{"name": "a", "priority": 1, "concurrency_limit": -5}],
+            'pool "general": concurrency_limit of queue "a" is "-5"; it must be 0 or more',
+        ),
+    ],
+)
+def test_bad_queues(said, queues, problem):
+    assert said(prefect_work_pools=[{"name": "general", "queues": queues}]) == [f"prefect_work_pools: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("worker", "problem"),
+    [
+        ({"pool": "gpu"}, 'worker "w": its pool is "gpu"; prefect_work_pools has "general"'),
+        (
+            {"queues": ["urgent"]},
+            'worker "w": its queue is "urgent"; the pool "general" has "default", "high" and "low"',
+        ),
+        ({"limit": 0}, 'worker "w": its limit is "0"; it must be 1 or more'),
+        ({"health_port": 80}, 'health_port is "80"; allowed are 1024 to 65535'),
+        ({"name": "w@1"}, f'the name "w@1" is not allowed; allowed is {NAME_WORDS}'),
+    ],
+)
+def test_bad_worker(said, worker, problem):
+    assert said(prefect_workers=[{"name": "w", "pool": "general", **worker}]) == [f"prefect_workers: {problem}"]
+
+
+def test_bad_workers_together(said):
+    one = {"name": "w", "pool": "general"}
+    assert said(prefect_workers=[one, one]) == ['prefect_workers: the name "w" stands twice']
+    assert said(prefect_workers=[{**one, "health_port": 8081}, {**one, "name": "v"}]) == [
+        'prefect_workers: two workers have the health_port "8081"; each needs its own (8080 and up by position when unset)'
+    ]
+    docker = {"name": "docker", "type": "docker"}
+    assert said(prefect_work_pools=[{"name": "general"}, docker], prefect_workers=[{**one, "pool": "docker"}]) == [
+        'prefect_workers: worker "w": its pool "docker" is of type "docker"; the workers of this kit are of type process'
+    ]
+
+
+def test_no_workers_are_allowed(said):
+    """Those of another host may do the work."""
+    assert said(prefect_workers=[]) == []
+
+
+# --- flows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flows(tmp_path) -> Path:
+    directory = tmp_path / "flows"
+    directory.mkdir()
+    (directory / "prefect.yaml").write_text("deployments: []\n")
+    (directory / "requirements.txt").write_text("prefect==3.8.8 \\\n    --hash=sha256:00\n")
+    return directory
+
+
+def test_flows_of_ones_own(said, flows):
+    assert said(flows_directory=str(flows)) == []
+    (flows / "requirements.txt").write_text("prefect==3.6.12\n")
+    assert said(flows_directory=str(flows)) == []
+
+
+def test_flows_that_are_not_there(said, flows):
+    (flows / "prefect.yaml").unlink()
+    assert said(flows_directory=str(flows)) == [
+        f'flows_directory is "{flows}"; it must be the absolute path of a directory on the control machine with the file '
+        '"prefect.yaml" in it'
+    ]
+
+
+def test_flows_without_prefect(said, flows):
+    (flows / "requirements.txt").write_text("prefect-aws==1.0\n")
+    assert said(flows_directory=str(flows)) == [
+        f'flows_directory is "{flows}"; its requirements.txt has no line "prefect==…", and without Prefect no flow starts'
+    ]
+
+
+def test_flows_that_are_newer_than_the_server(said, flows):
+    (flows / "requirements.txt").write_text("prefect==3.10.0\n")
+    assert said(flows_directory=str(flows)) == [
+        f'flows_directory is "{flows}"; its requirements.txt has Prefect "3.10.0", which is newer than the server\'s '
+        '"3.8.8" (prefect_version)'
+    ]
+
+
+def test_flows_of_an_unknown_pool(said):
+    assert said(flows_pool="gpu") == ['flows_pool is "gpu"; prefect_work_pools has "general"']
+
+
+# --- the role host -----------------------------------------------------------------------------------------------
+
+KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        (
+            "host_timezone",
+            "Mars/Olympus",
+            'host_timezone is "Mars/Olympus"; it must be a name such as Europe/Berlin or Etc/UTC',
+        ),
+        ("host_reboot_time", "3:30", 'host_reboot_time is "3:30"; it must be a time such as 03:30'),
+        ("host_reboot_time", "24:00", 'host_reboot_time is "24:00"; it must be a time such as 03:30'),
+        ("host_journal_max_size", "1 GB", 'host_journal_max_size is "1 GB"; it must be a size such as 500M or 2G'),
+        (
+            "host_admin_user",
+            "root",
+            f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy',
+        ),
+        (
+            "host_admin_user",
+            "Ops",
+            f'host_admin_user is "Ops"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy',
+        ),
+        (
+            "host_admin_keys",
+            [KEY, "-----BEGIN OPENSSH PRIVATE KEY-----"],
+            "host_admin_keys, entry 2 is no public ssh key, such as: ssh-ed25519 AAAA… name",
+        ),
+        ("host_firewall_tcp_ports", [70000], 'host_firewall_tcp_ports: "70000" is not a port from 1 to 65535'),
+        (
+            "host_firewall_trusted_interfaces",
+            ['wg0" } accept'],
+            'host_firewall_trusted_interfaces: "wg0" } accept" is no name of a network interface, such as wg0',
+        ),
+        (
+            "host_extra_ca_certificates",
+            ["/nowhere/ca.pem"],
+            'host_extra_ca_certificates: "/nowhere/ca.pem" is not the absolute path of a PEM file with a certificate on '
+            "the control machine",
+        ),
+        (
+            "host_extra_ca_certificates",
+            [str(ANSIBLE / "site.yml")],
+            f'host_extra_ca_certificates: "{ANSIBLE}/site.yml" is not the absolute path of a PEM file with a certificate on the '
+            "control machine",
+        ),
+    ],
+)
+def test_bad_host_setting(said, setting, value, problem):
+    assert said(**{setting: value}) == [problem]
+
+
+def test_good_host_settings(said, certificate, tmp_path):
+    certificate(["ca.example.org"])
+    assert (
+        said(
+            host_timezone="Europe/Berlin",
+            host_reboot_time="23:59",
+            host_journal_max_size="500M",
+            host_admin_keys=[KEY, f"{KEY} ada@laptop", f'from="10.0.0.0/8" {KEY}'],
+            host_firewall_tcp_ports=[8443, "9000"],
+            host_firewall_trusted_interfaces=["wg0", "eth0.100"],
+            host_extra_ca_certificates=[str(tmp_path / "cert.pem")],
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(("setting", "least"), preflight.LEAST.items())
+def test_numbers_that_are_too_small(said, setting, least):
+    assert said(**{setting: least - 1}) == [f'{setting} is "{least - 1}"; it must be {least} or more']
+    assert said(**{setting: least}) == []
+
+
+# --- what is seen on the host ------------------------------------------------------------------------------------
+
+TRIXIE = ["debian", "13", "Debian GNU/Linux 13 (trixie)", "x86_64", "/usr/bin/python3", "systemd"]
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "problem"),
+    [
+        (1, "12", 'its system is "Debian GNU/Linux 13 (trixie)"; supported is Debian 13 (trixie)'),
+        (3, "riscv64", 'its architecture is "riscv64"; supported are x86_64 and aarch64'),
+        (4, "", "it has no python3, which Ansible needs; run there: apt-get install --yes python3"),
+        (5, "init", 'its first process is "init"; it must be systemd'),
+    ],
+)
+def test_a_system_that_is_not_supported(line, value, problem):
+    seen = [*TRIXIE]
+    seen[line] = value
+    assert preflight_host.prefect_system_problems("\r\n".join(seen) + "\r\n") == [problem]
+
+
+def test_supported_systems():
+    assert preflight_host.prefect_system_problems("\n".join(TRIXIE)) == []
+    assert preflight_host.prefect_system_problems("\n".join(TRIXIE).replace("x86_64", "aarch64")) == []
+
+
+def test_a_system_that_says_nothing():
+    assert preflight_host.prefect_system_problems("") == [
+        'its system is "unknown"; supported is Debian 13 (trixie)',
+        'its architecture is ""; supported are x86_64 and aarch64',
+        'its first process is ""; it must be systemd',
+        "it has no python3, which Ansible needs; run there: apt-get install --yes python3",
+    ]
+
+
+SEEN = {
+    "memory_mb": 1967,
+    "least_memory_mb": 1700,
+    "free_gb": 20,
+    "least_free_gb": 8,
+    "installed": False,
+    "listeners": "",
+    "ours": False,
+    "keys": "ssh-ed25519 AAAA ada\n",
+    "admin_keys": [],
+    "login": "root@192.0.2.10",
+    "domain_problem": "",
+}
+NGINX = '\n'.join((
+    'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=700,fd=6),("nginx",pid=699,fd=6))',
+    'LISTEN 0 511 [::]:80 [::]:* users:(("nginx",pid=700,fd=7),("nginx",pid=699,fd=7))',
+    'LISTEN 0 5 *:443 *:*',
+))  # fmt: skip
+
+
+def test_a_host_that_can_carry_it():
+    assert preflight_host.prefect_host_problems(SEEN) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({"memory_mb": 967}, ["it has 967 MiB of memory; 1700 MiB are needed (preflight_min_memory_mb)"]),
+        (
+            {"free_gb": 3},
+            ["3 GiB of disk space are free under /var/lib; 8 GiB are needed (preflight_min_free_disk_gb)"],
+        ),
+        ({"free_gb": 3, "installed": True}, []),
+        (
+            {"listeners": NGINX},
+            [
+                'port 80 is taken by "nginx" (process 700); find what it belongs to (systemctl status 700), and disable that',
+                "port 443 is taken by a process that cannot be seen; find what it belongs to (ss -ltnp sport = :443), and "
+                "disable that",
+            ],
+        ),
+        ({"listeners": NGINX, "ours": True}, []),
+        (
+            {"keys": "# nothing\n"},
+            [
+                "it knows no ssh key of yours, and this playbook turns passwords off in sshd, which would lock you out; "
+                "set host_admin_keys to your public keys, or run: ssh-copy-id root@192.0.2.10"
+            ],
+        ),
+        ({"keys": "", "admin_keys": [KEY]}, []),
+    ],
+)
+def test_a_host_that_cannot(changes, problems):
+    assert preflight_host.prefect_host_problems({**SEEN, **changes}) == problems
+
+
+def test_a_domain_that_leads_elsewhere():
+    problem = preflight_host.prefect_domain_problem("a.example.org", ["192.0.2.7", "2001:db8::7"], ["192.0.2.10"])
+    assert preflight_host.prefect_host_problems({**SEEN, "domain_problem": problem}) == [
+        '"a.example.org" (prefect_domain) resolves to 192.0.2.7, 2001:db8::7, not to this host (192.0.2.10), so no ACME '
+        "authority would give it a certificate; set its DNS record and wait until it is seen, or go on all the same with "
+        "-e preflight_dns_mismatch=warn, or choose prefect_tls: internal"
+    ]
+    assert "resolves to nothing, not to" in preflight_host.prefect_domain_problem("a.example.org", [], ["192.0.2.10"])
+
+
+def test_a_domain_that_leads_to_the_host():
+    assert preflight_host.prefect_domain_problem("a.example.org", ["192.0.2.7"], ["10.0.0.4", "192.0.2.7"]) == ""
+
+
+def test_only_addresses_are_addresses():
+    answers = ["NXDOMAIN", "192.0.2.7", "alias.example.org.", "2001:db8::7", "192.0.2.7", ""]
+    assert preflight_host.prefect_resolved(answers) == ["192.0.2.7", "2001:db8::7"]
