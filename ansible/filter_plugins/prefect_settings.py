@@ -424,7 +424,7 @@ def worker_problems(settings: dict[str, Any]) -> list[str]:
 def flow_problems(settings: dict[str, Any]) -> list[str]:
     """What is wrong with the release of the flows, as far as it can be said before it is built."""
     problems = []
-    directory = Path(settings["flows_directory"])
+    directory = Path(os.path.normpath(settings["flows_directory"]))
     for name in ("prefect.yaml", "requirements.txt"):
         if not directory.is_absolute() or not (directory / name).is_file():
             problems.append(

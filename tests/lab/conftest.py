@@ -126,6 +126,7 @@ def bare_vps(lab: images.LabImages, inventory_directory: Path, lab_keep: bool, a
         vps.down()
     if vps.state == "absent":
         shutil.rmtree(inventory_directory, ignore_errors=True)
+        inventory_directory.with_name("tests-first-run.json").unlink(missing_ok=True)
     with aloud(f"the VPS {NAME}"):
         vps.up(domain=DOMAIN)
     inventory.write(inventory_directory, vps, lab)
@@ -155,7 +156,7 @@ def make_vps(lab: images.LabImages) -> Iterator[Callable[..., Vps]]:
 @pytest.fixture(scope="session")
 def first_run(bare_vps: Vps, inventory_directory: Path, aloud: Aloud) -> PlaybookRun:
     """The run of site.yml that provisioned the VPS, from nothing; of a kept VPS, the latest that changed it."""
-    record = inventory_directory / "first-run.json"
+    record = inventory_directory.with_name("tests-first-run.json")
     content = images.content_hash(REPOSITORY / folder for folder in DEPLOYED)
     if record.exists():
         kept = json.loads(record.read_text())

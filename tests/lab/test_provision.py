@@ -55,7 +55,9 @@ def test_secrets_on_the_control_machine_are_for_its_user_only(vps, inventory_dir
 @pytest.mark.parametrize("tag", ["host", "docker", "stack", "workers", "flows", "checks"])
 def test_each_role_has_its_tag(tag, list_tasks):
     """--tags ROLE runs that role, after the preflight, and no other."""
-    roles = {line.split(" : ")[0].strip() for line in list_tasks("--tags", tag).splitlines() if " : " in line}
+    # Ansible looks at each role's arguments whatever the tag.
+    lines = [line for line in list_tasks("--tags", tag).splitlines() if " : " in line and "arg spec" not in line]
+    roles = {line.split(" : ")[0].strip() for line in lines}
     # The locked environments are made by a role that two others use.
     assert roles - {"python"} == {"preflight", tag}
 

@@ -104,7 +104,7 @@ def test_a_pool_cannot_change_its_type(playbook):
     assert done.recap["changed"] == 0
 
 
-def test_a_release_that_does_not_import_is_refused(playbook, door, tmp_path):
+def test_a_release_that_does_not_import_is_refused(playbook, door, host, tmp_path):
     """All or none: no deployment points to it, and the reason is in the playbook's words."""
     import shutil
     from pathlib import Path
@@ -118,5 +118,6 @@ def test_a_release_that_does_not_import_is_refused(playbook, door, tmp_path):
     assert "no_such_module" in done.joined
     versions = {deployment["version"] for deployment in door.post("/api/deployments/filter", {}).json()}
     assert len(versions) == 1
+    assert host.check_output("systemctl --failed --plain --no-legend") == ""
     again = playbook("site.yml", "--tags", "flows")
     assert again.recap["changed"] == 0, again.changed_tasks

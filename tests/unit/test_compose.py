@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -227,9 +229,6 @@ def test_a_server_that_is_ill_for_a_moment_is_left_alone(check: Check, site: Sit
 
 
 def test_a_server_that_stays_ill_with_a_database_is_ended(check: Check, site: Site) -> None:
-    import os
-    import time
-
     site.status = 503
     check.failing.touch()
     os.utime(check.failing, (time.time() - 130,) * 2)

@@ -13,7 +13,8 @@ from pathlib import Path
 from .shell import LabError, apt_install, cache_directory, locked, run, say, step
 
 SECONDS_TO_START = 60
-SECONDS_TO_STOP = 30
+# Running VPSs are shut down first, each within its own stop timeout.
+SECONDS_TO_STOP = 150
 
 
 def _log() -> Path:

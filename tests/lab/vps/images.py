@@ -164,7 +164,15 @@ def _build(image: str, folder: Path, content: str, files: Iterable[Path] = (), *
             shutil.copy(path, context / "extra-ca")
         words = [f"--build-arg={name}={value}" for name, value in arguments.items()]
         words += [f"--build-arg={name}" for name in PROXY_VARIABLES if os.environ.get(name)]
-        docker("build", "--quiet", f"--label={CONTENT_LABEL}={content}", *words, f"--tag={image}", str(context))
+        docker(
+            "build",
+            "--quiet",
+            "--force-rm",
+            f"--label={CONTENT_LABEL}={content}",
+            *words,
+            f"--tag={image}",
+            str(context),
+        )
 
 
 def _ensure_rootfs() -> str:
@@ -218,7 +226,8 @@ def _pack(archive: Path) -> None:
 
 
 def _registry_answers(setting: str) -> bool:
-    if setting == "stand-ins":
+    # A lab that has built its stand-ins stays with them: a registry that drops packets would cost a minute each time.
+    if setting == "stand-ins" or (setting == "auto" and archive_path().exists()):
         return False
     return _exists(OFFICIAL_BASE) or docker("pull", "--quiet", OFFICIAL_BASE, check=False, timeout=600).returncode == 0
 

@@ -177,15 +177,6 @@ def _routes() -> list[str]:
     return found
 
 
-def _default_mtu() -> int:
-    """The MTU of the interface to the outside: a larger one in the lab would lose packets."""
-    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
-        interface, destination = line.split()[:2]
-        if destination == "00000000":
-            return int(Path(f"/sys/class/net/{interface}/mtu").read_text())
-    return 1500
-
-
 def _ensure_network(images: LabImages) -> ipaddress.IPv4Network:
     """Make the lab's network and its name server if they are not there. The caller holds the lock "addresses"."""
     template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}"
@@ -194,8 +185,7 @@ def _ensure_network(images: LabImages) -> ipaddress.IPv4Network:
     if found.returncode:
         docker(
             "network", "create", "--label=prefect-lab", f"--subnet={subnet}",
-            f"--ip-range={subnet.network_address}/{OUTSIDERS_PREFIX}",
-            f"--opt=com.docker.network.driver.mtu={_default_mtu()}", NETWORK,
+            f"--ip-range={subnet.network_address}/{OUTSIDERS_PREFIX}", NETWORK,
         )  # fmt: skip
     running = docker("container", "inspect", "--format", "{{.State.Running}}", DNS_CONTAINER, check=False)
     if running.stdout.strip() != "true":

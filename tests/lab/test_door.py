@@ -1,0 +1,510 @@
+"""The door: who gets in, what is told to whom, and what a browser may do. From outside, against the provisioned VPS."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import ssl
+import statistics
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from testinfra.host import Host
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+USER = "admin"
+WEBSOCKETS = (
+    "/api/events/in",
+    "/api/events/out",
+    "/api/logs/out",
+    "/api/task_runs/subscriptions/scheduled",
+    "/api/work_pools/general/workers/connect",
+)
+DETOURS = (
+    "/api/health",
+    "/api/ready",
+    "//api/health",
+    "/api/../api/health",
+    "/%2e%2e/api/health",
+    "/api/health/../admin/settings",
+    "/API/HEALTH",
+    "/api;x=/health",
+    "/\\api/health",
+    "/api/health?x=/..",
+    "/ui-settings",
+    "/openapi.json",
+    "/docs",
+    "/favicon.ico",
+    "/metrics",
+    "/debug/pprof/",
+    "/config/",
+)
+
+
+def basic(door: Any, user: str = USER, password: str | None = None) -> str:
+    """The value of an Authorization header."""
+    secret = f"{user}:{door.passwords[user] if password is None else password}"
+    return f"Basic {base64.b64encode(secret.encode()).decode()}"
+
+
+def raw(door: Any, request: str, authority: str | None = None, server_name: str | None = None) -> str:
+    """What comes back for these very bytes, sent over TLS to the host of `door` (or to `authority`)."""
+    host = urlsplit(door.url).hostname
+    context = ssl.create_default_context(cafile=door.ca)
+    with socket.create_connection((authority or host, 443), 10) as plain:
+        with context.wrap_socket(plain, server_hostname=server_name or host) as stream:
+            stream.sendall(request.encode())
+            said = b""
+            while piece := stream.recv(65536):
+                said += piece
+    return said.decode()
+
+
+def websocket(door: Any, path: str, **headers: str) -> ClientConnection:
+    """A websocket through the door, with these headers."""
+    context = ssl.create_default_context(cafile=door.ca)
+    return connect(
+        door.url.replace("https:", "wss:") + path,
+        ssl=context,
+        additional_headers=headers,
+        subprotocols=["prefect"],
+        proxy=None,
+        open_timeout=20,
+    )
+
+
+def iso_time(offset: float) -> str:
+    """The time in so many seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + offset))
+
+
+def greet(connection: ClientConnection) -> None:
+    """Prefect's first words on every websocket. Its own password is not used, so the token is empty."""
+    connection.send(json.dumps({"type": "auth", "token": None}))
+    assert json.loads(connection.recv(timeout=20))["type"] == "auth_success"
+
+
+# --- who gets in -----------------------------------------------------------------------------------------------
+
+
+def test_nobody_gets_in_without_a_password(door) -> None:
+    answer = door.get("/", user=None)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == 'Basic realm="Prefect"'
+    assert answer.text == "A user name and a password are needed.\n"
+
+
+@pytest.mark.parametrize(("user", "password"), [(USER, "wrong"), (USER, ""), ("nobody", "wrong"), ("", "")])
+def test_nobody_gets_in_with_a_wrong_one(door, user: str, password: str) -> None:
+    for path in ("/", "/api/health", "/api/admin/version"):
+        assert door.get(path, user=user, password=password).status_code == 401
+
+
+def test_every_account_gets_in(door) -> None:
+    assert len(door.passwords) > 1, "a person and the service account of a worker"
+    for user in door.passwords:
+        assert door.get("/api/health", user=user).json() is True
+
+
+@pytest.mark.parametrize("path", DETOURS)
+def test_no_path_leads_around_the_password(door, path: str) -> None:
+    host = urlsplit(door.url).hostname
+    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+        said = raw(door, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        assert said.startswith("HTTP/1.1 401 "), f"{method} {path}: {said[:200]}"
+
+
+@pytest.mark.parametrize("name", ["localhost", "server", "127.0.0.1:2020", "other.example.org"])
+def test_no_other_name_leads_around_it(door, name: str) -> None:
+    said = raw(door, f"GET /api/health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")
+    assert said.startswith("HTTP/1.1 421 "), said[:200]
+    said = raw(door, f"GET http://{name}/api/health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")
+    assert said.startswith("HTTP/1.1 421 "), said[:200]
+
+
+def test_no_two_requests_in_one_lead_around_it(door) -> None:
+    """Smuggling: what a careless proxy would take for the body of the first request, and pass on as the second."""
+    host = urlsplit(door.url).hostname
+    second = f"GET /api/health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    first = f"POST /api/flows/filter HTTP/1.1\r\nHost: {host}\r\nAuthorization: {basic(door)}\r\n"
+    said = raw(door, f"{first}Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{second}")
+    statuses = re.findall(r"^HTTP/1.1 (\d+)", said, re.MULTILINE)
+    assert "200" not in statuses, said[:400]
+
+
+# --- encryption and names ----------------------------------------------------------------------------------------
+
+
+def test_the_certificate_is_of_the_authority_that_clients_were_given(door) -> None:
+    host = urlsplit(door.url).hostname
+    assert door.get("/api/health").status_code == 200  # verified with that authority alone
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(f"{door.url}/", trust_env=False)
+    context = ssl.create_default_context(cafile=door.ca)
+    context.set_alpn_protocols(["h3", "h2", "http/1.1"])
+    with socket.create_connection((host, 443), 10) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
+        assert stream.selected_alpn_protocol() == "h2"
+        assert stream.version() == "TLSv1.3"
+
+
+def test_old_protocols_are_refused(door) -> None:
+    host = urlsplit(door.url).hostname
+    context = ssl.create_default_context(cafile=door.ca)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection((host, 443), 10) as plain, pytest.raises((ssl.SSLError, ConnectionError)):
+        context.wrap_socket(plain, server_hostname=host)
+
+
+@pytest.mark.parametrize("path", ["/", "/runs?page=2", "/api/health"])
+def test_plain_http_is_redirected(door, vps, path: str) -> None:
+    for host in (urlsplit(door.url).hostname, vps.address):
+        answer = httpx.get(f"http://{host}{path}", trust_env=False)
+        assert answer.status_code == 308
+        assert answer.headers["location"] == f"{door.url}{path}"
+        assert "server" not in answer.headers
+
+
+# --- headers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "user"), [("/", USER), ("/api/health", USER), ("/", None), ("/docs", USER), ("/api/no-such-thing", USER)]
+)
+def test_every_answer_carries_the_headers(door, path: str, user: str | None) -> None:
+    headers = door.get(path, user=user).headers
+    assert headers["strict-transport-security"] == "max-age=31536000"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert "camera=()" in headers["permissions-policy"]
+    assert not {"server", "via"} & set(headers)
+    policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+    host = urlsplit(door.url).netloc
+    for rule, sources in policy.items():
+        allowed = {"'self'", "'none'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:", f"wss://{host}"}
+        assert set(sources.split()) <= allowed, rule
+    assert policy["frame-ancestors"] == policy["object-src"] == "'none'"
+    assert "'unsafe-inline'" not in policy["script-src"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect", "/api/docs", "/DOCS"])
+def test_pages_that_load_foreign_scripts_are_refused(door, path: str) -> None:
+    answer = door.get(path)
+    assert answer.status_code == 404
+    assert answer.text.startswith("The API's documentation pages would load scripts from other hosts.")
+
+
+def test_the_ui_is_told_to_use_its_own_origin(door) -> None:
+    assert door.get("/ui-settings").json()["api_url"] == "/api"
+
+
+# --- other sites' pages --------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_a_token_is_refused(door) -> None:
+    with door.client() as client:
+        answer = client.post("/api/flows/filter", json={})
+    assert answer.status_code == 403
+    assert answer.json() == {"detail": "Missing CSRF token."}
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example.org", "null", "http://prefect.lab.test"])
+def test_a_page_of_another_site_gets_nothing(door, origin: str) -> None:
+    answer = door.get("/api/admin/version", headers={"Origin": origin})
+    assert answer.status_code == 403
+    assert answer.text == "This address does not answer to scripts of other sites.\n"
+    for path in WEBSOCKETS:
+        with pytest.raises(InvalidStatus) as refused:
+            websocket(door, path, Authorization=basic(door), Origin=origin)
+        assert refused.value.response.status_code == 403
+
+
+def test_our_own_page_gets_everything(door) -> None:
+    assert door.get("/api/health", headers={"Origin": door.url}).status_code == 200
+    with websocket(door, "/api/events/out", Authorization=basic(door), Origin=door.url) as connection:
+        greet(connection)
+
+
+# --- websockets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", WEBSOCKETS)
+def test_a_websocket_needs_a_password(door, path: str) -> None:
+    for headers in ({}, {"Authorization": basic(door, password="wrong")}):
+        with pytest.raises(InvalidStatus) as refused:
+            websocket(door, path, **headers)
+        assert refused.value.response.status_code == 401
+
+
+@pytest.mark.parametrize("path", WEBSOCKETS)
+def test_a_websocket_works_with_one(door, path: str) -> None:
+    with websocket(door, path, Authorization=basic(door)) as connection:
+        greet(connection)
+
+
+def test_events_and_logs_come_live(door) -> None:
+    """What is sent into one websocket comes out of another within seconds, and a log written by HTTP of a third."""
+    name = f"lab.{uuid.uuid4().hex}"
+    authorization = basic(door)
+    with (
+        websocket(door, "/api/events/out", Authorization=authorization) as events,
+        websocket(door, "/api/logs/out", Authorization=authorization) as logs,
+        websocket(door, "/api/events/in", Authorization=authorization) as sender,
+    ):
+        for connection in (events, logs, sender):
+            greet(connection)
+        # Without a time, a filter ends now.
+        wanted = {"event": {"name": [name]}, "occurred": {"since": iso_time(-60), "until": iso_time(3600)}}
+        events.send(json.dumps({"type": "filter", "filter": wanted, "backfill": False}))
+        logs.send(json.dumps({"type": "filter", "filter": {}}))
+        time.sleep(1)  # the server says nothing when it has subscribed
+        now = iso_time(0)
+        resource = {"prefect.resource.id": "lab"}
+        sender.send(json.dumps({"event": name, "id": str(uuid.uuid4()), "occurred": now, "resource": resource}))
+        line = {"name": "lab", "level": 20, "message": name, "timestamp": now, "flow_run_id": None}
+        assert door.post("/api/logs/", [line]).status_code == 201
+        assert json.loads(events.recv(timeout=20))["event"]["event"] == name
+        while json.loads(logs.recv(timeout=20))["log"]["message"] != name:
+            pass
+
+
+def test_a_reload_cuts_websockets_so_that_a_removed_user_is_out(door, host: Host) -> None:
+    with websocket(door, "/api/events/out", Authorization=basic(door)) as connection:
+        greet(connection)
+        started = time.monotonic()
+        host.check_output("systemctl reload prefect-stack")
+        with pytest.raises(ConnectionClosed):
+            connection.recv(timeout=15)
+        assert time.monotonic() - started < 30
+    with websocket(door, "/api/events/out", Authorization=basic(door)) as connection:
+        greet(connection)
+
+
+# --- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_login_costs_nothing_and_a_wrong_one_little(door, capsys) -> None:
+    def milliseconds(client: httpx.Client, **more: Any) -> float:
+        started = time.perf_counter()
+        client.get("/api/health", **more)
+        return (time.perf_counter() - started) * 1000
+
+    with door.client() as client:
+        client.get("/api/health")
+        right = statistics.median(milliseconds(client) for _ in range(30))
+        wrong = statistics.median(milliseconds(client, auth=(USER, uuid.uuid4().hex)) for _ in range(10))
+        unknown = statistics.median(milliseconds(client, auth=("nobody", uuid.uuid4().hex)) for _ in range(10))
+    with capsys.disabled():
+        print(f"\nat the door: right password {right:.1f} ms, wrong {wrong:.0f} ms, unknown user {unknown:.0f} ms")
+    assert right < 40
+    assert wrong < 800
+    # Caddy by itself takes a second and more for a name that it does not know.
+    assert unknown < 200
+
+
+def test_large_bodies_pass_and_huge_ones_do_not(door) -> None:
+    large = door.post("/api/flow_runs/filter", {"limit": 1, "padding": "x" * 5_000_000})
+    assert large.status_code in {200, 422}, "refused or taken by Prefect, not by the door"
+    assert door.post("/api/flow_runs/filter", {"padding": "x" * 17_000_000}).status_code == 413
+
+
+# --- the access log ------------------------------------------------------------------------------------------------
+
+
+def test_the_log_names_the_user_and_no_secret(door, access_log, host: Host) -> None:
+    mark, typed = uuid.uuid4().hex, f"typed-{uuid.uuid4().hex}"
+    answer = door.get(f"/api/{mark}", headers={"Cookie": f"session={typed}", "User-Agent": "lab/1", "X-Api-Key": typed})
+    assert answer.status_code == 404
+    assert door.get(f"/api/{mark}", password=typed).status_code == 401
+    door.post(f"/api/{mark}", {"secret": typed})
+    time.sleep(1)
+    lines = [line for line in access_log(60) if mark in line["request"]["uri"]]
+    assert [(line["user_id"], line["status"]) for line in lines] == [(USER, 404), ("", 401), (USER, 404)]
+    assert lines[0]["user_agent"] == "lab/1"
+    assert lines[0]["request"]["remote_ip"]
+    everything = host.check_output(
+        "docker logs --since 120s prefect-caddy 2>&1; docker logs --since 120s prefect-server 2>&1"
+    )
+    assert mark in everything
+    for secret in (typed, door.passwords[USER], basic(door).split()[1]):
+        assert secret not in everything
+    for header in ("authorization", "cookie", 'csrf-token"', "x-api-key"):
+        assert f'"{header}' not in everything.lower()
+
+
+def test_the_log_is_in_the_journal(host: Host) -> None:
+    for name in ("postgres", "server", "caddy"):
+        assert host.check_output(f"journalctl CONTAINER_TAG=prefect-{name} -n 50 -o cat --no-pager").strip()
+
+
+# --- a second door, beside a stand-in for the server ---------------------------------------------------------------
+
+ECHO = (
+    ":4200 {\n"
+    "\t@websocket header Connection *Upgrade*\n"
+    '\trespond `{"authorization": "{header.Authorization}", "forwarded": "{header.Forwarded}",'
+    ' "real": "{header.X-Real-Ip}", "for": "{header.X-Forwarded-For}", "proto": "{header.X-Forwarded-Proto}",'
+    ' "host": "{header.X-Forwarded-Host}", "upgrade": "{header.Upgrade}"}`\n'
+    "}\n"
+)
+AUTHORITY = (
+    "{\n\tadmin off\n\tskip_install_trust\n\tpki {\n\t\tca local {\n\t\t\tname Lab\n\t\t}\n\t}\n}\n"
+    "https://ca.scratch.test {\n\ttls internal\n\tacme_server\n}\n"
+)
+SCRATCH = "/root/scratch"
+
+
+class Scratch:
+    """Throwaway containers on a network of their own on the VPS, with the Caddyfile that the playbook has placed."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.image = host.check_output("docker inspect --format '{{.Config.Image}}' prefect-caddy")
+        self.remove()
+        host.check_output(f"install -d {SCRATCH} {SCRATCH}/users {SCRATCH}/trust && docker network create scratch")
+        hashed = host.check_output(
+            f"docker run --rm {self.image} caddy hash-password --algorithm bcrypt --bcrypt-cost 10 --plaintext open"
+        )
+        self.write("users/users.caddy", f"alice {hashed}\n")
+        host.check_output(f"cp /etc/ssl/certs/ca-certificates.crt {SCRATCH}/trust/")
+
+    def write(self, name: str, text: str) -> None:
+        """A file below SCRATCH."""
+        encoded = base64.b64encode(text.encode()).decode()
+        self.host.check_output(f"echo {encoded} | base64 -d > {SCRATCH}/{name}")
+
+    def start(self, name: str, alias: str, caddyfile: str) -> None:
+        """A Caddy with this configuration, under another name on the network."""
+        self.write(name, caddyfile)
+        self.host.check_output(
+            f"docker run -d --name scratch-{name} --network scratch --network-alias {alias}"
+            f" --volume {SCRATCH}/{name}:/tmp/Caddyfile:ro {self.image}"
+            " caddy run --config /tmp/Caddyfile --adapter caddyfile"
+        )
+
+    def door(self, domain: str, mode: str, **environment: str) -> None:
+        """The door under test, as compose.yml starts it, but on a scratch network and for `domain`."""
+        given = {"PREFECT_DOMAIN": domain, "PREFECT_TLS": mode} | environment
+        words = " ".join(f"--env {name}={value}" for name, value in given.items())
+        self.host.run("docker rm --force scratch-door")
+        self.host.check_output(
+            f"docker run -d --name scratch-door --network scratch --network-alias {domain} {words}"
+            " --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /data --tmpfs /config"
+            f" --volume /opt/prefect/caddy:/etc/caddy:ro --volume {SCRATCH}/users:/etc/prefect-caddy:ro"
+            f" --volume {SCRATCH}/trust:/etc/ssl/certs:ro {self.image}"
+        )
+
+    def curl(self, words: str) -> str:
+        """What curl says on that network, having waited for a connection; verification is off unless asked for."""
+        return self.host.check_output(
+            f"docker run --rm --network scratch --volume {SCRATCH}:/scratch:ro {self.image}"
+            f" curl --silent --retry 20 --retry-connrefused --retry-delay 1 --max-time 60 {words}"
+        )
+
+    def remove(self) -> None:
+        self.host.run("docker ps -aq --filter name=^scratch- | xargs -r docker rm --force --volumes")
+        self.host.run(f"docker network rm scratch; rm -rf {SCRATCH}")
+
+
+@pytest.fixture
+def scratch(host: Host) -> Iterator[Scratch]:
+    scratch = Scratch(host)
+    yield scratch
+    scratch.remove()
+
+
+def test_the_password_and_claims_of_the_client_end_at_the_door(scratch: Scratch) -> None:
+    scratch.start("server", "server", ECHO)
+    scratch.door("door.scratch.test", "internal")
+    claims = " ".join(
+        f"--header '{header}'"
+        for header in ("Forwarded: for=1.2.3.4", "X-Real-Ip: 1.2.3.4", "X-Forwarded-For: 1.2.3.4",
+                       "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example.org")
+    )  # fmt: skip
+    for upgrade in ("", "--http1.1 --header 'Connection: Upgrade' --header 'Upgrade: websocket'"):
+        said = json.loads(scratch.curl(f"--insecure --user alice:open {claims} {upgrade} https://door.scratch.test/"))
+        assert said["authorization"] == said["forwarded"] == said["real"] == ""
+        assert said["proto"] == "https"
+        assert said["host"] == "door.scratch.test"
+        assert re.fullmatch(r"172\.[0-9.]+|10\.[0-9.]+|192\.168\.[0-9.]+", said["for"])
+        assert said["upgrade"] == ("websocket" if upgrade else "")
+
+
+def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:
+    scratch.door("door.scratch.test", "internal")
+    # Without --retry: this 503 is what is looked for.
+    said = scratch.curl("--retry 0 --insecure --user alice:open --include https://door.scratch.test/api/health")
+    head, _, body = said.replace("\r", "").partition("\n\n")
+    assert " 503" in head.splitlines()[0]
+    assert "retry-after: 5" in head.lower()
+    assert "strict-transport-security" in head.lower()
+    assert body.startswith("Prefect server does not answer.")
+    assert "systemctl status prefect-stack" in body
+    said = scratch.curl("--retry 0 --insecure --include https://door.scratch.test/api/health")
+    assert " 401" in said.splitlines()[0]
+
+
+def test_a_certificate_by_acme(scratch: Scratch) -> None:
+    """From an ACME server with a CA of its own, which the door trusts because the host does."""
+    scratch.start("server", "server", ECHO)
+    scratch.start("ca", "ca.scratch.test", AUTHORITY)
+    root = "/data/caddy/pki/authorities/local/root.crt"
+    scratch.host.check_output(
+        f"for i in $(seq 50); do docker exec scratch-ca cat {root} > {SCRATCH}/root.crt 2>/dev/null && break; sleep 0.2; done"
+        f" && cat {SCRATCH}/root.crt >> {SCRATCH}/trust/ca-certificates.crt"
+    )
+    scratch.door(
+        "door.scratch.test",
+        "acme",
+        PREFECT_ACME_EMAIL="ops@scratch.test",
+        PREFECT_ACME_DIRECTORY="https://ca.scratch.test/acme/local/directory",
+    )
+    said = scratch.curl(
+        "--retry-all-errors --cacert /scratch/root.crt --user alice:open --verbose https://door.scratch.test/ 2>&1"
+    )
+    assert "Lab - ECC Intermediate" in said
+    assert '"authorization": ""' in said
+
+
+def test_a_certificate_given(scratch: Scratch) -> None:
+    scratch.start("server", "server", ECHO)
+    scratch.host.check_output(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=given -days 2"
+        f" -addext subjectAltName=DNS:door.scratch.test -keyout {SCRATCH}/users/key.pem -out {SCRATCH}/users/cert.pem"
+    )
+    scratch.door("door.scratch.test", "files")
+    said = scratch.curl("--cacert /scratch/users/cert.pem --user alice:open https://door.scratch.test/")
+    assert json.loads(said)["authorization"] == ""
+    said = scratch.curl("--include http://door.scratch.test/x")
+    assert " 308" in said.splitlines()[0]
+    assert "location: https://door.scratch.test/x" in said.lower()
+
+
+def test_an_address_for_a_name(scratch: Scratch) -> None:
+    """A bare IPv4: the certificate is for the address, and clients send no server name."""
+    scratch.start("server", "server", ECHO)
+    scratch.door("door.scratch.test", "internal")
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    address = scratch.host.check_output(f"docker inspect --format '{template}' scratch-door")
+    # Made anew it gets the same address, the lowest that is free.
+    scratch.door(address, "internal")
+    assert scratch.host.check_output(f"docker inspect --format '{template}' scratch-door") == address
+    root = "/data/caddy/pki/authorities/local/root.crt"
+    scratch.curl(f"--insecure --user alice:open https://{address}/")
+    scratch.host.check_output(f"docker exec scratch-door cat {root} > {SCRATCH}/root.crt")
+    said = json.loads(scratch.curl(f"--cacert /scratch/root.crt --user alice:open https://{address}/"))
+    assert said["host"] == address

@@ -1,0 +1,249 @@
+"""The two ways to a certificate that the main VPS does not use: one that is given, and one from an ACME authority.
+
+The VPS is changed from internal to files, to acme and back, as a person does who edits prefect_tls and runs site.yml.
+Both certificates come from an authority made here, whose root is given to the host; the ACME server is a real one,
+which looks for the answers to its challenges at the domain.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.lab.vps.engine import docker
+from tests.lab.vps.images import IMAGES
+from tests.lab.vps.playbook import PlaybookRun
+from tests.lab.vps.vps import NETWORK, Vps
+
+ACME_HOST = "acme.lab.test"
+ACME_CONTAINER = "prefect-lab-acme"
+ACME_ISSUER = "Lab ACME"
+FILES_ISSUER = "Lab authority"
+INTERNAL_ISSUER = "Prefect - ECC Intermediate"
+SERVED_LIMIT = 60  # seconds until the certificate is served
+RUN_LIMIT = 90  # seconds until a flow run has ended
+CADDYFILE = f"""{{
+	admin off
+	pki {{
+		ca local {{
+			intermediate_cn "{ACME_ISSUER}"
+			root {{
+				cert /lab/ca.pem
+				key /lab/ca.key
+			}}
+		}}
+	}}
+}}
+https://{ACME_HOST} {{
+	tls internal
+	acme_server
+}}
+"""
+
+
+@dataclass
+class Authority:
+    """A certificate authority, with its root in a file."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+    path: Path
+
+    def give(self, domain: str, directory: Path) -> dict[str, str]:
+        """Make a certificate and its key for a domain; gives the settings that name the two files."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            unsigned(domain, FILES_ISSUER, key)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        write(directory / "cert.pem", certificate)
+        write(directory / "key.pem", key)
+        return {
+            "prefect_tls_certificate": str(directory / "cert.pem"),
+            "prefect_tls_key": str(directory / "key.pem"),
+        }
+
+
+def unsigned(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    """A certificate that is valid for a day, still to be signed."""
+
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name(subject)).issuer_name(name(issuer))
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+
+
+def write(path: Path, what: x509.Certificate | ec.EllipticCurvePrivateKey) -> None:
+    """Write a certificate or a key as PEM, for its owner only."""
+    if isinstance(what, x509.Certificate):
+        text = what.public_bytes(serialization.Encoding.PEM)
+    else:
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        text = what.private_bytes(*form)
+    path.touch(mode=0o600)
+    path.write_bytes(text)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    directory = tmp_path_factory.mktemp("authority")
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        unsigned(FILES_ISSUER, FILES_ISSUER, key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    write(directory / "lab-authority.pem", certificate)
+    write(directory / "ca.key", key)
+    return Authority(key, certificate, directory / "lab-authority.pem")
+
+
+@pytest.fixture(scope="module")
+def acme_directory(vps: Vps, authority: Authority) -> Iterator[str]:
+    """The address of an ACME server on the lab's network."""
+    docker("rm", "--force", "--volumes", ACME_CONTAINER, check=False)
+    (authority.path.parent / "Caddyfile").write_text(CADDYFILE)
+    command = ("caddy", "run", "--config", "/lab/Caddyfile", "--adapter", "caddyfile")
+    labels = ("--label=prefect-lab", f"--network={NETWORK}", f"--network-alias={ACME_HOST}")
+    docker("create", f"--name={ACME_CONTAINER}", *labels, IMAGES["caddy"], *command)
+    try:
+        for source, target in (("Caddyfile", "Caddyfile"), (authority.path.name, "ca.pem"), ("ca.key", "ca.key")):
+            docker("cp", str(authority.path.parent / source), f"{ACME_CONTAINER}:/lab/{target}")
+        docker("start", ACME_CONTAINER)
+        yield f"https://{ACME_HOST}/acme/local/directory"
+    finally:
+        docker("rm", "--force", "--volumes", ACME_CONTAINER)
+
+
+Switch = Callable[..., PlaybookRun]
+
+
+@pytest.fixture(scope="module")
+def switch(vps: Vps, playbook: Any, inventory_variables: dict[str, Any], authority: Authority) -> Iterator[Switch]:
+    """`switch("files", "stack,workers", **settings)` changes the mode; in the end the VPS is as it was."""
+    modes = ["internal"]
+    trusted = [*inventory_variables["host_extra_ca_certificates"], str(authority.path)]
+
+    def change(mode: str, tags: str, **settings: Any) -> PlaybookRun:
+        modes.append(mode)
+        settings |= {"prefect_tls": mode, "host_extra_ca_certificates": trusted}
+        return playbook("site.yml", "--tags", tags, "--extra-vars", json.dumps(settings))
+
+    yield change
+    if modes[-1] != "internal":
+        change("internal", "stack,workers,flows")
+    vps.ssh(f"rm /usr/local/share/ca-certificates/{authority.path.stem}.crt && update-ca-certificates --fresh")
+
+
+def served(door: Any, root: Path) -> x509.Certificate:
+    """The certificate that the door shows, once a client that trusts nothing but `root` accepts it.
+
+    Raises:
+        AssertionError: if there is none after a while.
+    """
+    domain = door.url.removeprefix("https://")
+    context = ssl.create_default_context(cafile=root)
+    deadline = time.monotonic() + SERVED_LIMIT
+    while True:
+        try:
+            with (
+                socket.create_connection((domain, 443), 5) as plain,
+                context.wrap_socket(plain, server_hostname=domain) as secure,
+            ):
+                return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True))
+        except OSError as error:
+            assert time.monotonic() < deadline, f"no certificate of {root.name} at {domain}: {error!r}"
+            time.sleep(0.5)
+
+
+def issuer(certificate: x509.Certificate) -> str:
+    return certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+
+
+def assert_a_flow_runs(door: Any, root: Path) -> None:
+    """A run started through the door is taken and ended by the worker, which has to trust the certificate too."""
+    context = ssl.create_default_context(cafile=root)
+    login = ("admin", door.passwords["admin"])
+    with httpx.Client(base_url=f"{door.url}/api", verify=context, auth=login, timeout=30, trust_env=False) as api:
+        identity = secrets.token_hex(8)
+        token = api.get("/csrf-token", params={"client": identity}).raise_for_status().json()["token"]
+        api.headers.update({"Prefect-Csrf-Client": identity, "Prefect-Csrf-Token": token})
+        deployment = api.get("/deployments/name/smoke/smoke").raise_for_status().json()["id"]
+        made = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
+        deadline = time.monotonic() + RUN_LIMIT
+        while (state := api.get(f"/flow_runs/{made}").json()["state_name"]) != "Completed":
+            assert time.monotonic() < deadline, f"the flow run is {state} after {RUN_LIMIT} s"
+            time.sleep(0.5)
+
+
+def processes(vps: Vps, *names: str) -> str:
+    """Main processes of containers."""
+    return vps.ssh(f"docker inspect --format '{{{{.State.Pid}}}}' {' '.join(names)}").stdout
+
+
+def test_a_given_certificate(
+    vps: Vps, door: Any, switch: Switch, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    given = authority.give(door.url.removeprefix("https://"), tmp_path_factory.mktemp("given"))
+    before = processes(vps, "prefect-postgres", "prefect-server")
+    switch("files", "host,stack,workers,flows", **given)
+    shown = served(door, authority.path)
+    assert shown == x509.load_pem_x509_certificate(Path(given["prefect_tls_certificate"]).read_bytes())
+    assert issuer(shown) == FILES_ISSUER
+    assert processes(vps, "prefect-postgres", "prefect-server") == before, "more than Caddy was restarted"
+    assert_a_flow_runs(door, authority.path)
+
+
+def test_a_broken_certificate_does_not_replace_the_one_that_works(vps: Vps, door: Any, authority: Authority) -> None:
+    path = "/etc/prefect/caddy/cert.pem"
+    working = served(door, authority.path)
+    before = processes(vps, "prefect-caddy")
+    vps.ssh(f"cp -p {path} {path}.kept && printf broken > {path}")
+    try:
+        assert vps.ssh("systemctl reload prefect-stack", check=False).returncode != 0
+        log = vps.ssh("journalctl --unit prefect-stack --since -1min --output cat").stdout
+        assert "failed to find any PEM data in certificate input" in log
+        assert served(door, authority.path) == working
+        assert processes(vps, "prefect-caddy") == before
+        assert vps.ssh("systemctl is-active prefect-stack").stdout.strip() == "active"
+    finally:
+        vps.ssh(f"mv {path}.kept {path} && systemctl reload prefect-stack")
+    assert served(door, authority.path) == working
+
+
+def test_a_certificate_by_acme(vps: Vps, door: Any, switch: Switch, authority: Authority, acme_directory: str) -> None:
+    done = switch("acme", "stack", prefect_acme_directory=acme_directory, preflight_dns_mismatch="warn")
+    # The control machine's name server does not know the lab.
+    assert "not to this host. Going on, as preflight_dns_mismatch says." in done.joined
+    assert issuer(served(door, authority.path)) == ACME_ISSUER
+    assert_a_flow_runs(door, authority.path)
+
+
+def test_back_to_the_internal_authority(vps: Vps, door: Any, switch: Switch, playbook: Any) -> None:
+    before = door.ca.read_bytes()
+    switch("internal", "stack,workers,flows")
+    assert issuer(served(door, door.ca)) == INTERNAL_ISSUER
+    assert door.ca.read_bytes() == before, "clients would have to be given another root"
+    assert vps.ssh("find /etc/prefect/caddy -name '*.pem'").stdout == "", "a key that nobody uses was left behind"
+    assert_a_flow_runs(door, door.ca)
+    again = playbook("site.yml", "--tags", "stack,workers,flows")
+    assert again.recap["changed"] == 0, again.changed_tasks
