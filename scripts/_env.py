@@ -5,6 +5,7 @@ Standard library only: the scripts import this on a machine that has nothing but
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -65,9 +66,18 @@ def ensure(locks: list[Path]) -> Path:
         )
     python = VENV / "bin" / "python"
     stamp = wanted_stamp(locks)
-    installed = STAMP.read_text() if STAMP.exists() else ""
-    if installed == stamp or set(stamp.splitlines()) <= set(installed.splitlines()):
+    # An environment with more than is asked for will do.
+    if STAMP.exists() and set(stamp.splitlines()) <= set(STAMP.read_text().splitlines()):
         return python
+    # Two scripts that start at once must not make it twice, nor one remove what the other has begun to use.
+    with (ROOT / ".venv.lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        if not (STAMP.exists() and set(stamp.splitlines()) <= set(STAMP.read_text().splitlines())):
+            _install(python, locks, stamp)
+    return python
+
+
+def _install(python: Path, locks: list[Path], stamp: str) -> None:
     started = time.monotonic()
     print(f"==> Python environment: {VENV} from {', '.join(str(x.relative_to(ROOT)) for x in locks)}", flush=True)
     _make_venv()
@@ -85,7 +95,6 @@ def ensure(locks: list[Path]) -> Path:
     temporary.write_text(stamp)
     temporary.rename(STAMP)
     print(f"    done in {time.monotonic() - started:.0f} s", flush=True)
-    return python
 
 
 def run_in(locks: list[Path]) -> None:

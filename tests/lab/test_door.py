@@ -56,16 +56,15 @@ def basic(door: Any, user: str = USER, password: str | None = None) -> str:
     return f"Basic {base64.b64encode(secret.encode()).decode()}"
 
 
-def raw(door: Any, request: str, authority: str | None = None, server_name: str | None = None) -> str:
-    """What comes back for these very bytes, sent over TLS to the host of `door` (or to `authority`)."""
+def raw(door: Any, request: str) -> str:
+    """What comes back for these very bytes, sent over TLS."""
     host = urlsplit(door.url).hostname
     context = ssl.create_default_context(cafile=door.ca)
-    with socket.create_connection((authority or host, 443), 10) as plain:
-        with context.wrap_socket(plain, server_hostname=server_name or host) as stream:
-            stream.sendall(request.encode())
-            said = b""
-            while piece := stream.recv(65536):
-                said += piece
+    said = b""
+    with socket.create_connection((host, 443), 10) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
+        stream.sendall(request.encode())
+        while piece := stream.recv(65536):
+            said += piece
     return said.decode()
 
 
