@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from testinfra.host import Host
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 USER = "admin"
@@ -70,6 +70,15 @@ def raw(door: Any, request: str) -> str:
 
 def websocket(door: Any, path: str, **headers: str) -> ClientConnection:
     """A websocket through the door, with these headers."""
+    try:
+        return open_websocket(door, path, headers)
+    except InvalidMessage:
+        # Once in some hundred refusals this client finds the connection closed before it has read the answer.
+        return open_websocket(door, path, headers)
+
+
+def open_websocket(door: Any, path: str, headers: dict[str, str]) -> ClientConnection:
+    """One try of `websocket`."""
     context = ssl.create_default_context(cafile=door.ca)
     return connect(
         door.url.replace("https:", "wss:") + path,
@@ -360,10 +369,6 @@ ECHO = (
     ' "host": "{header.X-Forwarded-Host}", "upgrade": "{header.Upgrade}"}`\n'
     "}\n"
 )
-AUTHORITY = (
-    "{\n\tadmin off\n\tskip_install_trust\n\tpki {\n\t\tca local {\n\t\t\tname Lab\n\t\t}\n\t}\n}\n"
-    "https://ca.scratch.test {\n\ttls internal\n\tacme_server\n}\n"
-)
 SCRATCH = "/root/scratch"
 
 
@@ -374,12 +379,11 @@ class Scratch:
         self.host = host
         self.image = host.check_output("docker inspect --format '{{.Config.Image}}' prefect-caddy")
         self.remove()
-        host.check_output(f"install -d {SCRATCH} {SCRATCH}/users {SCRATCH}/trust && docker network create scratch")
+        host.check_output(f"install -d {SCRATCH} {SCRATCH}/users && docker network create scratch")
         hashed = host.check_output(
             f"docker run --rm {self.image} caddy hash-password --algorithm bcrypt --bcrypt-cost 10 --plaintext open"
         )
         self.write("users/users.caddy", f"alice {hashed}\n")
-        host.check_output(f"cp /etc/ssl/certs/ca-certificates.crt {SCRATCH}/trust/")
 
     def write(self, name: str, text: str) -> None:
         """A file below SCRATCH."""
@@ -395,16 +399,14 @@ class Scratch:
             " caddy run --config /tmp/Caddyfile --adapter caddyfile"
         )
 
-    def door(self, domain: str, mode: str, **environment: str) -> None:
-        """The door under test, as compose.yml starts it, but on a scratch network and for `domain`."""
-        given = {"PREFECT_DOMAIN": domain, "PREFECT_TLS": mode} | environment
-        words = " ".join(f"--env {name}={value}" for name, value in given.items())
+    def door(self, domain: str) -> None:
+        """The door under test, for another domain."""
         self.host.run("docker rm --force scratch-door")
         self.host.check_output(
-            f"docker run -d --name scratch-door --network scratch --network-alias {domain} {words}"
+            f"docker run -d --name scratch-door --network scratch --network-alias {domain}"
+            f" --env PREFECT_DOMAIN={domain} --env PREFECT_TLS=internal"
             " --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /data --tmpfs /config"
-            f" --volume /opt/prefect/caddy:/etc/caddy:ro --volume {SCRATCH}/users:/etc/prefect-caddy:ro"
-            f" --volume {SCRATCH}/trust:/etc/ssl/certs:ro {self.image}"
+            f" --volume /opt/prefect/caddy:/etc/caddy:ro --volume {SCRATCH}/users:/etc/prefect-caddy:ro {self.image}"
         )
 
     def curl(self, words: str) -> str:
@@ -428,7 +430,7 @@ def scratch(host: Host) -> Iterator[Scratch]:
 
 def test_the_password_and_claims_of_the_client_end_at_the_door(scratch: Scratch) -> None:
     scratch.start("server", "server", ECHO)
-    scratch.door("door.scratch.test", "internal")
+    scratch.door("door.scratch.test")
     claims = " ".join(
         f"--header '{header}'"
         for header in ("Forwarded: for=1.2.3.4", "X-Real-Ip: 1.2.3.4", "X-Forwarded-For: 1.2.3.4",
@@ -444,7 +446,7 @@ def test_the_password_and_claims_of_the_client_end_at_the_door(scratch: Scratch)
 
 
 def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:
-    scratch.door("door.scratch.test", "internal")
+    scratch.door("door.scratch.test")
     # Without --retry: this 503 is what is looked for.
     said = scratch.curl("--retry 0 --insecure --user alice:open --include https://door.scratch.test/api/health")
     head, _, body = said.replace("\r", "").partition("\n\n")
@@ -457,50 +459,14 @@ def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:
     assert " 401" in said.splitlines()[0]
 
 
-def test_a_certificate_by_acme(scratch: Scratch) -> None:
-    """From an ACME server with a CA of its own, which the door trusts because the host does."""
-    scratch.start("server", "server", ECHO)
-    scratch.start("ca", "ca.scratch.test", AUTHORITY)
-    root = "/data/caddy/pki/authorities/local/root.crt"
-    scratch.host.check_output(
-        f"for i in $(seq 50); do docker exec scratch-ca cat {root} > {SCRATCH}/root.crt 2>/dev/null && break; sleep 0.2; done"
-        f" && cat {SCRATCH}/root.crt >> {SCRATCH}/trust/ca-certificates.crt"
-    )
-    scratch.door(
-        "door.scratch.test",
-        "acme",
-        PREFECT_ACME_EMAIL="ops@scratch.test",
-        PREFECT_ACME_DIRECTORY="https://ca.scratch.test/acme/local/directory",
-    )
-    said = scratch.curl(
-        "--retry-all-errors --cacert /scratch/root.crt --user alice:open --verbose https://door.scratch.test/ 2>&1"
-    )
-    assert "Lab - ECC Intermediate" in said
-    assert '"authorization": ""' in said
-
-
-def test_a_certificate_given(scratch: Scratch) -> None:
-    scratch.start("server", "server", ECHO)
-    scratch.host.check_output(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=given -days 2"
-        f" -addext subjectAltName=DNS:door.scratch.test -keyout {SCRATCH}/users/key.pem -out {SCRATCH}/users/cert.pem"
-    )
-    scratch.door("door.scratch.test", "files")
-    said = scratch.curl("--cacert /scratch/users/cert.pem --user alice:open https://door.scratch.test/")
-    assert json.loads(said)["authorization"] == ""
-    said = scratch.curl("--include http://door.scratch.test/x")
-    assert " 308" in said.splitlines()[0]
-    assert "location: https://door.scratch.test/x" in said.lower()
-
-
 def test_an_address_for_a_name(scratch: Scratch) -> None:
     """A bare IPv4: the certificate is for the address, and clients send no server name."""
     scratch.start("server", "server", ECHO)
-    scratch.door("door.scratch.test", "internal")
+    scratch.door("door.scratch.test")
     template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     address = scratch.host.check_output(f"docker inspect --format '{template}' scratch-door")
     # Made anew it gets the same address, the lowest that is free.
-    scratch.door(address, "internal")
+    scratch.door(address)
     assert scratch.host.check_output(f"docker inspect --format '{template}' scratch-door") == address
     root = "/data/caddy/pki/authorities/local/root.crt"
     scratch.curl(f"--insecure --user alice:open https://{address}/")

@@ -22,8 +22,18 @@ def test_a_container_is_healthy_and_bounded(host, name):
     found = inspect(host, name)
     assert found["State"]["Health"]["Status"] == "healthy"
     assert found["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
-    assert found["HostConfig"]["Memory"] > 0
     assert found["HostConfig"]["LogConfig"]["Type"] == "journald"
+
+
+def test_every_service_has_a_memory_limit(host):
+    """As compose understands its file: the lab's kernel may have no memory controller, and the engine then says 0."""
+    words = "docker compose --env-file /etc/prefect/stack.env -f /opt/prefect/compose/compose.yml config --format json"
+    services = json.loads(host.check_output(words))["services"]
+    assert {name: int(service["mem_limit"]) > 0 for name, service in services.items()} == {
+        "postgres": True,
+        "server": True,
+        "caddy": True,
+    }
 
 
 @pytest.mark.parametrize(("name", "capabilities"), CONTAINERS.items())
@@ -59,11 +69,12 @@ def test_only_caddy_publishes_ports(host):
 
 
 def test_the_host_itself_reaches_neither_server_nor_database(host):
-    """The networks of server and database have no address of the host: flows on it come through the door, too."""
-    for name, port in (("prefect-server", 4200), ("prefect-postgres", 5432)):
+    """The host has no address in their networks: what runs on it, flows for instance, has to come through the door."""
+    for name in ("prefect-server", "prefect-postgres"):
         for network in inspect(host, name)["NetworkSettings"]["Networks"].values():
-            address = network["IPAddress"]
-            assert host.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc != 0, f"{name} at {address}:{port}"
+            route = host.check_output(f"ip route get {network['IPAddress']}")
+            # By a gateway, so out of the host; a network of the host's own would be reached directly.
+            assert " via " in route, f"{name}: {route}"
 
 
 def test_the_server_reaches_nothing_outside(host):
@@ -116,17 +127,19 @@ def test_our_units_are_valid_and_confined(host, capsys):
     """systemd-analyze verify says nothing of any, and `security` no more than 3.0 of the workers."""
     names = host.check_output("ls /etc/systemd/system | grep -E '^prefect-.*[.](service|timer)$'").split()
     assert {"prefect-stack.service", "prefect-worker@.service", "prefect-deploy@.service"} <= set(names)
+    release = host.check_output("ls /opt/prefect/flows/releases").split()[0]
     scores = {}
     for name in names:
-        unit = name.replace("@.", "@general-1.")
+        instance = release if name.startswith("prefect-deploy@") else "general-1"
+        unit = name.replace("@.", f"@{instance}.")
         assert host.check_output(f"systemd-analyze verify /etc/systemd/system/{unit} 2>&1") == "", unit
         if name.endswith(".service"):
             scores[unit] = json_score(host, unit)
     with capsys.disabled():
         print("\nsystemd-analyze security:", ", ".join(f"{unit} {score}" for unit, score in scores.items()))
     assert scores["prefect-worker@general-1.service"] <= 3.0
-    # The stack's unit speaks to Docker's socket and the firewall's to the kernel; both are confined all the same.
-    assert max(scores.values()) <= 5.0
+    # The stack speaks to Docker and the firewall to the kernel: both are confined all the same.
+    assert max(scores.values()) <= 3.0
 
 
 def json_score(host, unit):

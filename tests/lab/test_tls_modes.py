@@ -37,6 +37,17 @@ FILES_ISSUER = "Lab authority"
 INTERNAL_ISSUER = "Prefect - ECC Intermediate"
 SERVED_LIMIT = 60  # seconds until the certificate is served
 RUN_LIMIT = 90  # seconds until a flow run has ended
+CA_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 CADDYFILE = f"""{{
 	admin off
 	pki {{
@@ -70,6 +81,8 @@ class Authority:
         certificate = (
             unsigned(domain, FILES_ISSUER, key)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False)
+            # Python 3.13, and so the host's worker, takes no certificate without it.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
         write(directory / "cert.pem", certificate)
@@ -110,6 +123,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     certificate = (
         unsigned(FILES_ISSUER, FILES_ISSUER, key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(CA_USAGE, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     write(directory / "lab-authority.pem", certificate)
