@@ -78,6 +78,28 @@ class Door:
         return self.request("DELETE", path, **more)
 
 
+# A failure early on says most: what is refused, what is installed, who gets in; then what takes long.
+ORDER = (
+    "test_preflight",
+    "test_provision",
+    "test_host",
+    "test_stack",
+    "test_workers",
+    "test_door",
+    "test_clients",
+    "test_browser",
+    "test_flows",
+    "test_tls_modes",
+    "test_resilience",
+    "test_demo",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files in the order above, others before them; within one, as they are written."""
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lab-keep", action="store_true", help="keep the lab's VPS, and use the one that was kept")
 

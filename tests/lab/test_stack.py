@@ -124,7 +124,7 @@ def test_systemd_owns_the_stack(host):
 
 
 def test_our_units_are_valid_and_confined(host, capsys):
-    """systemd-analyze verify says nothing of any, and `security` no more than 3.0 of the workers."""
+    """systemd-analyze verify says nothing of any unit, and `security` no more than 3.0."""
     names = host.check_output("ls /etc/systemd/system | grep -E '^prefect-.*[.](service|timer)$'").split()
     assert {"prefect-stack.service", "prefect-worker@.service", "prefect-deploy@.service"} <= set(names)
     release = host.check_output("ls /opt/prefect/flows/releases").split()[0]
@@ -137,8 +137,6 @@ def test_our_units_are_valid_and_confined(host, capsys):
             scores[unit] = json_score(host, unit)
     with capsys.disabled():
         print("\nsystemd-analyze security:", ", ".join(f"{unit} {score}" for unit, score in scores.items()))
-    assert scores["prefect-worker@general-1.service"] <= 3.0
-    # The stack speaks to Docker and the firewall to the kernel: both are confined all the same.
     assert max(scores.values()) <= 3.0
 
 

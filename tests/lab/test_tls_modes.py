@@ -54,8 +54,8 @@ CADDYFILE = f"""{{
 		ca local {{
 			intermediate_cn "{ACME_ISSUER}"
 			root {{
-				cert /lab/ca.pem
-				key /lab/ca.key
+				cert /lab/lab-authority.pem
+				key /lab/lab-authority.key
 			}}
 		}}
 	}}
@@ -128,7 +128,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
         .sign(key, hashes.SHA256())
     )
     write(directory / "lab-authority.pem", certificate)
-    write(directory / "ca.key", key)
+    write(directory / "lab-authority.key", key)
     return Authority(key, certificate, directory / "lab-authority.pem")
 
 
@@ -141,8 +141,7 @@ def acme_directory(vps: Vps, authority: Authority) -> Iterator[str]:
     labels = ("--label=prefect-lab", f"--network={NETWORK}", f"--network-alias={ACME_HOST}")
     docker("create", f"--name={ACME_CONTAINER}", *labels, IMAGES["caddy"], *command)
     try:
-        for source, target in (("Caddyfile", "Caddyfile"), (authority.path.name, "ca.pem"), ("ca.key", "ca.key")):
-            docker("cp", str(authority.path.parent / source), f"{ACME_CONTAINER}:/lab/{target}")
+        docker("cp", str(authority.path.parent), f"{ACME_CONTAINER}:/lab")
         docker("start", ACME_CONTAINER)
         yield f"https://{ACME_HOST}/acme/local/directory"
     finally:

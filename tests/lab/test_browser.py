@@ -1,0 +1,207 @@
+"""The UI in a real browser (Debian's Chromium, headless): one login, a run and its logs as they come, nothing foreign.
+
+PREFECT_UPDATE_SCREENSHOT=1 writes README's picture, docs/ui.png.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+USER = "admin"
+SCREENSHOT = Path(__file__).resolve().parents[2] / "docs" / "ui.png"
+# Debian's Chromium starts as root, without a GPU, and asks nobody for updates.
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+)
+PAGES = (
+    "/dashboard",
+    "/runs",
+    "/flows",
+    "/deployments",
+    "/work-pools",
+    "/work-pools/work-pool/general",
+    "/blocks",
+    "/variables",
+    "/automations",
+    "/events",
+    "/concurrency-limits",
+    "/settings",
+)
+FLOW = """
+import sys, time
+from prefect import flow, get_run_logger, task
+
+@task
+def extract(region):
+    get_run_logger().info("reading %s", region)
+    time.sleep(1)
+    return region
+
+@task
+def load(regions):
+    get_run_logger().info("loading %s", ", ".join(regions))
+    time.sleep(2)
+
+@flow(name="sales-report", flow_run_name=sys.argv[1], log_prints=True)
+def report():
+    regions = [future.result() for future in extract.map(["north", "south", "east", "west"])]
+    for number in range(int(sys.argv[2])):
+        print(f"{sys.argv[1]}: page {number}")
+        time.sleep(1)
+    load.submit(regions).result()
+
+report()
+"""
+
+
+@dataclass
+class Visit:
+    """A page with what it complains of and whom it asks."""
+
+    page: Page
+    agent: str
+    home: str
+    complaints: list[str] = field(default_factory=list)
+    foreign: dict[str, str] = field(default_factory=dict)  # address: how it ended
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"page error: {error}"))
+        self.page.on("request", self._note)
+        self.page.on("requestfailed", lambda one: self._ended(one, one.failure or "failed"))
+        self.page.on("requestfinished", lambda one: self._ended(one, "answered"))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def _note(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in {"data", "blob"} and address.netloc != self.home:
+            self.foreign[request.url] = "under way"
+
+    def _ended(self, request: Request, end: str) -> None:
+        if request.url in self.foreign:
+            self.foreign[request.url] = end
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.fail('there is no "chromium" on this machine\nHINT: apt-get install chromium')
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, door) -> Iterator[Visit]:
+    """A new browser profile whose person knows the password. The certificate is looked at in test_door.py."""
+    agent = f"Mozilla/5.0 lab-{uuid.uuid4().hex}"
+    context = browser.new_context(
+        ignore_https_errors=True,
+        http_credentials={"username": USER, "password": door.passwords[USER]},
+        user_agent=agent,
+        viewport={"width": 1280, "height": 860},
+        color_scheme="light",
+    )
+    yield Visit(context.new_page(), agent, urlsplit(door.url).netloc)
+    context.close()
+
+
+@pytest.fixture
+def run_flow(door, tmp_path: Path) -> Iterator[Any]:
+    """`run_flow(name, seconds)` starts a flow run of that name on this machine, through the door."""
+    secret = base64.b64encode(f"{USER}:{door.passwords[USER]}".encode()).decode()
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    environment = kept | {
+        "HOME": str(tmp_path),
+        "PREFECT_API_URL": f"{door.url}/api",
+        "PREFECT_API_SSL_CERT_FILE": str(door.ca),
+        "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": f"Basic {secret}"}),
+        "DO_NOT_TRACK": "1",
+    }
+    program = tmp_path / "program.py"
+    program.write_text(FLOW)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, seconds: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(program), name, str(seconds)]
+        output = (tmp_path / "output").open("wb")
+        started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, door, run_flow, access_log) -> None:
+    page, name = visit.page, f"report-{uuid.uuid4().hex[:6]}"
+    process = run_flow(name, 25)
+    page.goto(door.url)
+    page.get_by_role("link", name="Runs", exact=True).click()
+    page.get_by_role("link", name=name).first.click(timeout=60_000)
+    page.get_by_role("tab", name="Logs").or_(page.get_by_text("Logs", exact=True)).first.click()
+    page.get_by_text("Running", exact=True).first.wait_for(timeout=30_000)
+    page.get_by_text(f"{name}: page 1", exact=True).wait_for(timeout=30_000)
+    # From here on the page is only watched: what comes now comes by itself.
+    page.get_by_text(f"{name}: page 15", exact=True).wait_for(timeout=60_000)
+    assert process.poll() is None, "the log was there before the run had ended"
+    assert process.wait(120) == 0
+    page.get_by_text("Completed", exact=True).first.wait_for(timeout=60_000)
+    page.get_by_text("loading north, south, east, west").wait_for(timeout=60_000)
+    page.wait_for_timeout(1500)  # the graph moves into its place
+    if os.environ.get("PREFECT_UPDATE_SCREENSHOT") == "1":
+        page.screenshot(path=SCREENSHOT)
+    assert visit.complaints == []
+    assert visit.foreign == {}
+    asked = [line["status"] for line in access_log(300) if line.get("user_agent") == visit.agent]
+    assert asked.count(401) == 1, "one prompt for the password"
+    assert asked.count(200) > 20
+
+
+def test_every_page_stays_at_home_and_complains_of_nothing(visit: Visit, door) -> None:
+    for path in PAGES:
+        visit.page.goto(door.url + path)
+        visit.page.wait_for_load_state("networkidle")
+        assert visit.page.get_by_role("link", name="Deployments", exact=True).first.is_visible(), path
+        assert visit.complaints == [], path
+        assert visit.foreign == {}, path
+
+
+def test_the_other_ui_works_and_is_kept_at_home(visit: Visit, door) -> None:
+    """The newer UI asks an analytics host whatever the server's settings say; the door's policy stops it."""
+    for path in PAGES:
+        visit.page.goto(f"{door.url}/v2{path}")
+        visit.page.wait_for_load_state("networkidle")
+        assert visit.page.get_by_role("link", name="Deployments", exact=True).first.is_visible(), path
+    assert all("Content Security Policy" in text for text in visit.complaints), visit.complaints
+    assert set(visit.foreign.values()) <= {"csp"}, visit.foreign
+
+
+def test_without_a_password_a_browser_sees_nothing(browser: Browser, door) -> None:
+    with browser.new_context(ignore_https_errors=True) as context:
+        page = context.new_page()
+        for path in ("/", "/dashboard", "/docs"):
+            answer = page.request.get(door.url + path)
+            assert answer.status == 401
+            assert answer.text() == "A user name and a password are needed.\n"
