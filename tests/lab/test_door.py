@@ -118,8 +118,8 @@ def test_nobody_gets_in_with_a_wrong_one(door, user: str, password: str) -> None
 
 
 def test_every_account_gets_in(door) -> None:
-    assert len(door.passwords) > 1, "a person and the service account of a worker"
-    for user in door.passwords:
+    # Passwords of accounts that the inventory once had lie there too.
+    for user in ("admin", "playbook", "worker-general-1"):
         assert door.get("/api/health", user=user).json() is True
 
 
