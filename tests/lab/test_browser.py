@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, sync_playwright
 
 from tests.lab.vps.shell import apt_install
 
@@ -162,6 +163,11 @@ def enter(visit: Visit, door) -> None:
     visit.page.get_by_role("button", name="Not now").click()
 
 
+def state(page: Page, name: str) -> Locator:
+    """The run's state in the page's head; pages that were left are hidden, but still there."""
+    return page.get_by_text(name, exact=True).filter(visible=True).first
+
+
 def look(visit: Visit, address: str) -> None:
     """Open a page, and wait until it is there and has asked for all that it wants."""
     visit.page.goto(address)
@@ -171,19 +177,24 @@ def look(visit: Visit, address: str) -> None:
 
 def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, door, run_flow, access_log) -> None:
     page, name = visit.page, f"report-{uuid.uuid4().hex[:6]}"
-    process = run_flow(name, 25)
+    process = run_flow(name, 30)
+    wanted = {"flow_runs": {"name": {"any_": [name]}, "state": {"type": {"any_": ["RUNNING"]}}}}
+    deadline = time.monotonic() + 60
+    while not door.post("/api/flow_runs/filter", wanted).json():
+        assert time.monotonic() < deadline, "the flow has not begun"
+        time.sleep(0.5)
     enter(visit, door)
     page.locator('a[href="/runs"]').click()
     page.get_by_text(name, exact=True).first.click(timeout=60_000)
     page.get_by_text("Logs", exact=True).first.click()
-    page.get_by_text("Running", exact=True).first.wait_for(timeout=30_000)
+    state(page, "Running").wait_for()
     page.get_by_text(f"{name}: page 1", exact=True).wait_for(timeout=30_000)
     # From here on the page is only watched: what comes now comes by itself.
     page.get_by_text(f"{name}: page 15", exact=True).wait_for(timeout=60_000)
     assert process.poll() is None, "the log was there before the run had ended"
-    assert process.wait(120) == 0
-    page.get_by_text("Completed", exact=True).first.wait_for(timeout=60_000)
-    page.get_by_text("loading north, south, east, west").wait_for(timeout=60_000)
+    state(page, "Completed").wait_for(timeout=60_000)
+    page.get_by_text("loading north, south, east, west").wait_for()
+    assert process.wait(60) == 0
     page.wait_for_timeout(1500)  # the graph moves into its place
     if os.environ.get("PREFECT_UPDATE_SCREENSHOT") == "1":
         page.screenshot(path=SCREENSHOT)

@@ -35,6 +35,7 @@ ACME_CONTAINER = "prefect-lab-acme"
 ACME_ISSUER = "Lab ACME"
 FILES_ISSUER = "Lab authority"
 INTERNAL_ISSUER = "Prefect - ECC Intermediate"
+LIFETIME = timedelta(days=30)  # more than Caddy's own intermediate certificate has below our root
 SERVED_LIMIT = 60  # seconds until the certificate is served
 RUN_LIMIT = 90  # seconds until a flow run has ended
 CA_USAGE = x509.KeyUsage(
@@ -94,7 +95,7 @@ class Authority:
 
 
 def unsigned(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    """A certificate that is valid for a day, still to be signed."""
+    """A certificate that is still to be signed."""
 
     def name(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
@@ -102,7 +103,7 @@ def unsigned(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(name(subject)).issuer_name(name(issuer))
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + LIFETIME)
 
 
 def write(path: Path, what: x509.Certificate | ec.EllipticCurvePrivateKey) -> None:
@@ -143,7 +144,11 @@ def acme_directory(vps: Vps, authority: Authority) -> Iterator[str]:
     try:
         docker("cp", str(authority.path.parent), f"{ACME_CONTAINER}:/lab")
         docker("start", ACME_CONTAINER)
-        yield f"https://{ACME_HOST}/acme/local/directory"
+        address = f"https://{ACME_HOST}/acme/local/directory"
+        ask = ("curl", "--silent", "--retry", "20", "--retry-delay", "1", "--retry-all-errors", "--cacert")
+        said = docker("exec", ACME_CONTAINER, *ask, f"/lab/{authority.path.name}", address, check=False)
+        assert "newOrder" in said.stdout, docker("logs", ACME_CONTAINER).stderr
+        yield address
     finally:
         docker("rm", "--force", "--volumes", ACME_CONTAINER)
 
