@@ -13,6 +13,13 @@ LISTENER = re.compile(
     r'\S+\s+\S+\s+\S+\s+\S*:(?P<port>[0-9]+)\s+\S+(\s+users:\(\("(?P<name>[^"]*)",pid=(?P<pid>[0-9]+))?'
 )
 PUBLIC_KEY = re.compile(r"^(ssh|ecdsa|sk)-", re.MULTILINE)
+# Packages that apt would remove without a word, as Debian's docker.io conflicts with them.
+OTHER_DOCKER = ("docker-ce", "containerd.io", "podman-docker")
+# What a firewall of the host's own would do to ours; ufw leaves other tables alone.
+OTHER_FIREWALLS = {
+    "nftables": "whose rules are loaded beside the kit's, and whose start flushes Docker's",
+    "firewalld": "whose rules are loaded beside the kit's, and close the kit's ports",
+}
 
 
 def prefect_system_problems(seen: str) -> list[str]:
@@ -49,15 +56,22 @@ def _is_address(text: str) -> bool:
 
 
 def prefect_domain_problem(domain: str, leads_to: list[str], host: list[str]) -> str:
-    """Why no ACME authority would give the host a certificate for the domain; empty when one would.
+    """Why no ACME authority would give the host a certificate for the domain, or not surely; empty when one would.
 
     Args:
         domain: the name that the certificate is for.
         leads_to: the addresses that the name resolves to.
         host: the addresses that are the host's.
     """
-    if set(leads_to) & set(host):
+    others = [address for address in leads_to if address not in host]
+    if leads_to and not others:
         return ""
+    if len(others) < len(leads_to):
+        # An authority asks at one address, and takes IPv6 first.
+        return (
+            f'"{domain}" (prefect_domain) also resolves to {", ".join(others)}, which is not this host\'s '
+            f"({', '.join(host)}), so an ACME authority may give it no certificate"
+        )
     return (
         f'"{domain}" (prefect_domain) resolves to {", ".join(leads_to) or "nothing"}, not to this host '
         f"({', '.join(host)}), so no ACME authority would give it a certificate"
@@ -81,14 +95,34 @@ def port_problems(listeners: str, ours: bool) -> list[str]:
     return [problems[port] for port in sorted(problems)]
 
 
+def other_problems(others: str) -> list[str]:
+    """Packages and services that get in the kit's way: of `others` each line is the state and the name of one."""
+    states = {name: state for state, name in (line.split(" ", 1) for line in others.splitlines())}
+    problems = []
+    packages = [name for name in OTHER_DOCKER if states.get(name) == "installed"]
+    if packages:
+        problems.append(
+            f"it has Docker from elsewhere ({', '.join(f'"{name}"' for name in packages)}), which Debian's docker.io would "
+            f"replace; remove it first (apt-get purge {' '.join(packages)}); its data in /var/lib/docker stays"
+        )
+    problems += [
+        f"its {name}.service is enabled, {harm}; move them to host_firewall_tcp_ports, and run there: "
+        f"systemctl disable --now {name}"
+        for name, harm in OTHER_FIREWALLS.items()
+        if states.get(f"{name}.service", "").startswith("enabled")
+    ]
+    return problems
+
+
 def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     """What is wrong with the host, one sentence each; empty when all is well.
 
     Args:
         seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
-            earlier run has been here; `listeners`, the output of ss; `ours`, whether Caddy of ours has the ports;
-            `keys`, the authorized_keys of the user who is connected; `admin_keys`, the keys of the settings; `login`,
-            that user and the host, as ssh takes them; `domain_problem`.
+            earlier run has been here; `password`, the file with the database's password on this machine, and
+            `password_exists`; `others`, packages and services with their states; `listeners`, the output of ss; `ours`,
+            whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected; `admin_keys`,
+            the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
     """
     problems = []
     if seen["memory_mb"] < seen["least_memory_mb"]:
@@ -100,6 +134,12 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
             f"{seen['free_gb']} GiB of disk space are free under /var/lib; {seen['least_free_gb']} GiB are needed "
             "(preflight_min_free_disk_gb)"
         )
+    if seen["installed"] and not seen["password_exists"]:
+        problems.append(
+            f'it has an install, but "{seen["password"]}" is missing on this machine, so its passwords would be made anew; '
+            "copy the secrets directory from where it was installed (prefect_secrets_dir)"
+        )
+    problems += other_problems(seen["others"])
     problems += port_problems(seen["listeners"], seen["ours"])
     if not seen["admin_keys"] and not PUBLIC_KEY.search(seen["keys"]):
         problems.append(
@@ -109,7 +149,8 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     if seen["domain_problem"]:
         problems.append(
             f"{seen['domain_problem']}; set its DNS record and wait until it is seen, or go on all the same with "
-            "-e preflight_dns_mismatch=warn, or choose prefect_tls: internal"
+            "-e preflight_dns_mismatch=warn (right behind NAT, where the public address is not the host's own), or choose "
+            "prefect_tls: internal"
         )
     return problems
 

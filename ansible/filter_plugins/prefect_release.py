@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 # What tools leave behind in a directory of flows; never part of a release.
-LEFT_OUT = {"__pycache__", ".git", ".venv", ".ruff_cache", ".pytest_cache", ".mypy_cache", ".prefect"}
+LEFT_OUT = {
+    "__pycache__",
+    ".git",
+    ".venv",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".prefect",
+    ".env",
+    ".DS_Store",
+}
 
 
 def release_files(directory: str) -> list[str]:
@@ -42,4 +52,7 @@ class FilterModule:
     """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        return {"prefect_release": prefect_release}
+        return {
+            "prefect_release": prefect_release,
+            "prefect_release_files": lambda directory: [f"{directory}/{name}" for name in release_files(directory)],
+        }

@@ -47,8 +47,9 @@ FEWEST_CHARACTERS = 6
 RESERVED_ACCOUNT = re.compile(r"playbook|worker-.*")
 # Users of the system, and those that the playbook makes for its services.
 RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy")
-# Inventories have variables host_… of their own, so of those only what is nearly one of ours counts as a mistake.
-LOOSE_PREFIX = "host_"
+# Inventories have variables host_…, docker_… and the like of their own: of those only what is nearly one of ours counts
+# as a mistake.
+STRICT_PREFIXES = ("prefect_", "preflight_")
 LIKENESS = {"strict": 0.8, "loose": 0.9}
 # The least that makes sense for settings that are numbers.
 LEAST = {
@@ -118,11 +119,11 @@ def unknown_problems(variables: Iterable[str], options: dict[str, Any]) -> list[
     """Variables that look like settings of the kit and are none: mistyped, most likely."""
     problems = []
     for name in sorted(set(variables) - set(options)):
-        loose = name.startswith(LOOSE_PREFIX)
-        near = difflib.get_close_matches(name, options, n=1, cutoff=LIKENESS["loose" if loose else "strict"])
+        strict = name.startswith(STRICT_PREFIXES)
+        near = difflib.get_close_matches(name, options, n=1, cutoff=LIKENESS["strict" if strict else "loose"])
         if near:
             problems.append(f"there is no setting {_quoted(name)}; did you mean {_quoted(near[0])}?")
-        elif not loose:
+        elif strict:
             problems.append(f'there is no setting {_quoted(name)}; "Settings" in README.md lists what there is')
     return problems
 

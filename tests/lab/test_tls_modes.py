@@ -169,7 +169,7 @@ def switch(vps: Vps, playbook: Any, inventory_variables: dict[str, Any], authori
 
     yield change
     if modes[-1] != "internal":
-        change("internal", "stack,workers,flows")
+        change("internal", "stack,workers")
     vps.ssh(f"rm /usr/local/share/ca-certificates/{authority.path.stem}.crt && update-ca-certificates --fresh")
 
 
@@ -224,7 +224,7 @@ def test_a_given_certificate(
 ) -> None:
     given = authority.give(door.url.removeprefix("https://"), tmp_path_factory.mktemp("given"))
     before = processes(vps, "prefect-postgres", "prefect-server")
-    switch("files", "host,stack,workers,flows", **given)
+    switch("files", "host,stack,workers", **given)
     shown = served(door, authority.path)
     assert shown == x509.load_pem_x509_certificate(Path(given["prefect_tls_certificate"]).read_bytes())
     assert issuer(shown) == FILES_ISSUER
@@ -259,10 +259,9 @@ def test_a_certificate_by_acme(vps: Vps, door: Any, switch: Switch, authority: A
 
 def test_back_to_the_internal_authority(vps: Vps, door: Any, switch: Switch, playbook: Any) -> None:
     before = door.ca.read_bytes()
-    switch("internal", "stack,workers,flows")
+    switch("internal", "stack,workers")
     assert issuer(served(door, door.ca)) == INTERNAL_ISSUER
     assert door.ca.read_bytes() == before, "clients would have to be given another root"
     assert vps.ssh("find /etc/prefect/caddy -name '*.pem'").stdout == "", "a key that nobody uses was left behind"
-    assert_a_flow_runs(door, door.ca)
-    again = playbook("site.yml", "--tags", "stack,workers,flows")
+    again = playbook("site.yml", "--tags", "stack,workers")
     assert again.recap["changed"] == 0, again.changed_tasks

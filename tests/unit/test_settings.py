@@ -97,7 +97,8 @@ def test_all_problems_are_said_at_once(said):
     [
         ("prefect_domian", 'there is no setting "prefect_domian"; did you mean "prefect_domain"?'),
         ("prefect_worker", 'there is no setting "prefect_worker"; did you mean "prefect_workers"?'),
-        ("stack_colour", 'there is no setting "stack_colour"; "Settings" in README.md lists what there is'),
+        ("prefect_colour", 'there is no setting "prefect_colour"; "Settings" in README.md lists what there is'),
+        ("preflight_colour", 'there is no setting "preflight_colour"; "Settings" in README.md lists what there is'),
         ("host_timezon", 'there is no setting "host_timezon"; did you mean "host_timezone"?'),
     ],
 )
@@ -105,8 +106,9 @@ def test_unknown_setting(said, name, problem):
     assert said(**{name: "x"}) == [problem]
 
 
-def test_inventories_have_host_variables_of_their_own(said):
-    assert said(host_rack="r12", host_owner="ada") == []
+def test_inventories_have_variables_of_their_own(said):
+    own = ("host_rack", "docker_users", "stack_colour", "flows_owner", "workers_count", "checks_enabled")
+    assert said(**dict.fromkeys(own, "x")) == []
 
 
 @pytest.mark.parametrize(
@@ -714,6 +716,9 @@ SEEN = {
     "free_gb": 20,
     "least_free_gb": 8,
     "installed": False,
+    "password": "/home/ada/secrets/postgres_password",
+    "password_exists": True,
+    "others": "config-files docker-ce\ndisabled nftables.service\nnot-found firewalld.service",
     "listeners": "",
     "ours": False,
     "keys": "ssh-ed25519 AAAA ada\n",
@@ -741,6 +746,32 @@ def test_a_host_that_can_carry_it():
             ["3 GiB of disk space are free under /var/lib; 8 GiB are needed (preflight_min_free_disk_gb)"],
         ),
         ({"free_gb": 3, "installed": True}, []),
+        ({"password_exists": False}, []),
+        (
+            {"password_exists": False, "installed": True},
+            [
+                'it has an install, but "/home/ada/secrets/postgres_password" is missing on this machine, so its passwords '
+                "would be made anew; copy the secrets directory from where it was installed (prefect_secrets_dir)"
+            ],
+        ),
+        (
+            {"others": "installed containerd.io\ninstalled docker-ce\n"},
+            [
+                'it has Docker from elsewhere ("docker-ce", "containerd.io"), which Debian\'s docker.io would replace; '
+                "remove it first (apt-get purge docker-ce containerd.io); its data in /var/lib/docker stays"
+            ],
+        ),
+        (
+            {"others": "enabled nftables.service\nenabled-runtime firewalld.service"},
+            [
+                "its nftables.service is enabled, whose rules are loaded beside the kit's, and whose start flushes "
+                "Docker's; move them to host_firewall_tcp_ports, and run there: systemctl disable --now nftables",
+                "its firewalld.service is enabled, whose rules are loaded beside the kit's, and close the kit's ports; "
+                "move them to host_firewall_tcp_ports, and run there: systemctl disable --now firewalld",
+            ],
+        ),
+        # What systemctl says of a host without the unit may also go to stderr.
+        ({"others": " nftables.service"}, []),
         (
             {"listeners": NGINX},
             [
@@ -769,9 +800,18 @@ def test_a_domain_that_leads_elsewhere():
     assert preflight_host.prefect_host_problems({**SEEN, "domain_problem": problem}) == [
         '"a.example.org" (prefect_domain) resolves to 192.0.2.7, 2001:db8::7, not to this host (192.0.2.10), so no ACME '
         "authority would give it a certificate; set its DNS record and wait until it is seen, or go on all the same with "
-        "-e preflight_dns_mismatch=warn, or choose prefect_tls: internal"
+        "-e preflight_dns_mismatch=warn (right behind NAT, where the public address is not the host's own), or choose "
+        "prefect_tls: internal"
     ]
     assert "resolves to nothing, not to" in preflight_host.prefect_domain_problem("a.example.org", [], ["192.0.2.10"])
+
+
+def test_a_domain_with_a_stale_address():
+    problem = preflight_host.prefect_domain_problem("a.example.org", ["192.0.2.7", "2001:db8::7"], ["192.0.2.7"])
+    assert problem == (
+        '"a.example.org" (prefect_domain) also resolves to 2001:db8::7, which is not this host\'s (192.0.2.7), so an ACME '
+        "authority may give it no certificate"
+    )
 
 
 def test_a_domain_that_leads_to_the_host():
