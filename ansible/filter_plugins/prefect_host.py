@@ -101,8 +101,9 @@ def other_problems(others: str) -> list[str]:
     problems = []
     packages = [name for name in OTHER_DOCKER if states.get(name) == "installed"]
     if packages:
+        quoted = ", ".join(f'"{name}"' for name in packages)
         problems.append(
-            f"it has Docker from elsewhere ({', '.join(f'"{name}"' for name in packages)}), which Debian's docker.io would "
+            f"it has Docker from elsewhere ({quoted}), which Debian's docker.io would "
             f"replace; remove it first (apt-get purge {' '.join(packages)}); its data in /var/lib/docker stays"
         )
     problems += [

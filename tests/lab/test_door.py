@@ -315,7 +315,11 @@ def test_a_repeated_login_costs_nothing_and_a_wrong_one_little(door, capsys) -> 
         client.get("/api/health")
         right = statistics.median(milliseconds(client) for _ in range(30))
         wrong = statistics.median(milliseconds(client, auth=(USER, uuid.uuid4().hex)) for _ in range(10))
-        unknown = statistics.median(milliseconds(client, auth=("nobody", uuid.uuid4().hex)) for _ in range(10))
+        # The second differs from an account's name in what base64 does not keep apart at its end.
+        unknown = max(
+            statistics.median(milliseconds(client, auth=(name, uuid.uuid4().hex)) for _ in range(10))
+            for name in ("nobody", f"{USER}9")
+        )
     with capsys.disabled():
         print(f"\nat the door: right password {right:.1f} ms, wrong {wrong:.0f} ms, unknown user {unknown:.0f} ms")
     assert right < 40

@@ -484,7 +484,8 @@ def test_too_little_memory_too_little_disk_and_a_domain_that_leads_elsewhere(bar
             "domain",
             f'"{DOMAIN}" (prefect_domain) resolves to nothing, not to this host ({bare.address}), so no ACME authority '
             "would give it a certificate; set its DNS record and wait until it is seen, or go on all the same with "
-            "-e preflight_dns_mismatch=warn, or choose prefect_tls: internal",
+            "-e preflight_dns_mismatch=warn (right behind NAT, where the public address is not the host's own), or choose "
+            "prefect_tls: internal",
         ),
     }
     assert run.returncode == 2
@@ -528,6 +529,30 @@ def test_a_user_without_a_key_would_be_locked_out(bare, preflight, write_invento
             NAME,
             "it knows no ssh key of yours, and this playbook turns passwords off in sshd, which would lock you out; set "
             f"host_admin_keys to your public keys, or run: ssh-copy-id root@{bare.address}",
+        )
+    }
+    assert run.returncode == 2
+
+
+def test_an_install_without_its_secrets_another_docker_and_another_firewall(bare, preflight, write_inventory):
+    """No Docker but Debian's is at hand: a program in dpkg-query's place says what it would say."""
+    query = "printf '#!/bin/sh\\necho installed docker-ce\\n' > /usr/local/bin/dpkg-query && chmod +x /usr/local/bin/dpkg-query"
+    unit = "/etc/systemd/system/nftables.service"
+    service = f"printf '[Service]\\nExecStart=true\\n[Install]\\nWantedBy=sysinit.target\\n' > {unit}"
+    install = "mkdir -p /opt/prefect/compose && touch /opt/prefect/compose/compose.yml"
+    undo = f"systemctl disable nftables; rm -rf {unit} /usr/local/bin/dpkg-query /opt/prefect"
+    with meanwhile(bare, f"{query} && {service} && systemctl enable nftables && {install}", undo):
+        directory = write_inventory()
+        run = preflight(directory)
+    assert refusals(run) == {
+        NAME: refusal_of_host(
+            NAME,
+            f'it has an install, but "{directory}/secrets/postgres_password" is missing on this machine, so its passwords '
+            "would be made anew; copy the secrets directory from where it was installed (prefect_secrets_dir)",
+            'it has Docker from elsewhere ("docker-ce"), which Debian\'s docker.io would replace; remove it first '
+            "(apt-get purge docker-ce); its data in /var/lib/docker stays",
+            "its nftables.service is enabled, whose rules are loaded beside the kit's, and whose start flushes Docker's; "
+            "move them to host_firewall_tcp_ports, and run there: systemctl disable --now nftables",
         )
     }
     assert run.returncode == 2

@@ -234,3 +234,10 @@ def test_every_lock_has_its_source_and_is_made_by_scripts_lock():
         r'^    "(\S+requirements\S*|requirements\S*)": "3', (ROOT / "scripts/lock").read_text(), re.MULTILINE
     )
     assert {f"{name}.txt" for name in made} == sources
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    for page in ("README.md", "systemd/README.md", "flows/README.md"):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+            if "://" not in target:
+                assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
