@@ -171,6 +171,8 @@ def switch(vps: Vps, playbook: Any, inventory_variables: dict[str, Any], authori
     if modes[-1] != "internal":
         change("internal", "stack,workers")
     vps.ssh(f"rm /usr/local/share/ca-certificates/{authority.path.stem}.crt && update-ca-certificates --fresh")
+    # A kept VPS would otherwise show this certificate in the next session, whose authority is another.
+    vps.ssh(f"rm -r /var/lib/prefect/caddy/caddy/acme /var/lib/prefect/caddy/caddy/certificates/{ACME_HOST}-*")
 
 
 def served(door: Any, root: Path) -> x509.Certificate:
