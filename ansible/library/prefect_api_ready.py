@@ -8,26 +8,9 @@ module: prefect_api_ready
 short_description: Wait for Prefect's API
 description:
   - Waits until the API answers that it and its database are ready. Changes nothing.
+  - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
+    API_ARGUMENTS in module_utils/prefect_api.py.
 options:
-  api_url:
-    description: Address of the API, ending in /api.
-    type: str
-    required: true
-  url_username:
-    description: Account at the door.
-    type: str
-    required: true
-  url_password:
-    description: Its password.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file of the authority that the server's certificate comes from.
-    type: path
-  force_basic_auth:
-    description: Send the password at once.
-    type: bool
-    default: true
   timeout:
     description: Seconds to wait.
     type: int

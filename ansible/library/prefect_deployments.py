@@ -9,26 +9,9 @@ short_description: Deployments whose code lies under a directory
 description:
   - Lists the deployments whose code lies under O(directory), that is, those that the playbook made.
   - With O(delete_other_than), deletes those that are not of this version (they are gone from prefect.yaml).
+  - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
+    API_ARGUMENTS in module_utils/prefect_api.py.
 options:
-  api_url:
-    description: Address of the API, ending in /api.
-    type: str
-    required: true
-  url_username:
-    description: Account at the door.
-    type: str
-    required: true
-  url_password:
-    description: Its password.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file of the authority that the server's certificate comes from.
-    type: path
-  force_basic_auth:
-    description: Send the password at once.
-    type: bool
-    default: true
   directory:
     description: Directory on the workers' hosts; deployments that set their working directory below it are meant.
     type: str

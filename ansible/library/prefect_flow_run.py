@@ -9,26 +9,9 @@ short_description: Run a deployment and wait for its end
 description:
   - Makes a flow run of a deployment, waits until it has ended, and counts its task runs and log lines.
   - Task runs and logs reach the server by websocket and in batches, so they are waited for after the end too.
+  - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
+    API_ARGUMENTS in module_utils/prefect_api.py.
 options:
-  api_url:
-    description: Address of the API, ending in /api.
-    type: str
-    required: true
-  url_username:
-    description: Account at the door.
-    type: str
-    required: true
-  url_password:
-    description: Its password.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file of the authority that the server's certificate comes from.
-    type: path
-  force_basic_auth:
-    description: Send the password at once.
-    type: bool
-    default: true
   deployment:
     description: Name of the deployment, as flow/deployment.
     type: str

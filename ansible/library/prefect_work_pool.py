@@ -9,26 +9,9 @@ short_description: A Prefect work pool and its work queues
 description:
   - Makes a work pool, its concurrency limit, and the work queues that are named, with their priorities.
   - Other queues of the pool are left as they are; nothing is ever deleted, because flow runs may wait there.
+  - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
+    API_ARGUMENTS in module_utils/prefect_api.py.
 options:
-  api_url:
-    description: Address of the API, ending in /api.
-    type: str
-    required: true
-  url_username:
-    description: Account at the door.
-    type: str
-    required: true
-  url_password:
-    description: Its password.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file of the authority that the server's certificate comes from.
-    type: path
-  force_basic_auth:
-    description: Send the password at once.
-    type: bool
-    default: true
   name:
     description: Name of the work pool.
     type: str

@@ -13,7 +13,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
 
-# The arguments that every module of this kit takes.
+# The arguments that every module of this kit takes: the address of the API, ending in /api; an account at the door and
+# its password; the PEM file of the authority that the server's certificate comes from (unset: what the host trusts).
 API_ARGUMENTS: dict[str, dict[str, Any]] = {
     "api_url": {"type": "str", "required": True},
     "url_username": {"type": "str", "required": True},

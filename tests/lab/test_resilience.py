@@ -117,7 +117,7 @@ class Heart:
         self.door.delete(f"/api/deployments/{self.id}").raise_for_status()
         while runs := self.runs():
             for run in runs:
-                self.door.delete(f"/api/flow_runs/{run['id']}")
+                self.door.delete(f"/api/flow_runs/{run['id']}").raise_for_status()
 
 
 @dataclass
