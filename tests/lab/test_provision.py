@@ -40,6 +40,14 @@ def test_check_mode_tells_the_truth(vps, playbook, host):
     assert not host.file("/opt/prefect/caddy/Caddyfile").contains("a stray line")
 
 
+def test_a_run_that_was_cut_off_is_made_up_for(vps, playbook):
+    """Files that were written but not put into effect: what runs is compared with them, not with what a run changed."""
+    vps.ssh("echo cut off | tee /var/lib/prefect/applied /etc/prefect/workers/general-1.applied > /dev/null")
+    after = playbook("site.yml", "--tags", "stack,workers")
+    assert {"Apply the stack", "Restart changed workers"} <= {*after.changed_tasks}
+    assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0
+
+
 def test_no_secret_is_in_any_output(vps, playbook, first_run, inventory_secrets):
     spoken = (
         playbook("site.yml", "--check", "--diff", "-vvv", "--tags", "stack,workers,flows").stdout + first_run.stdout
