@@ -28,6 +28,10 @@ options:
     description: Number of log lines that must be there.
     type: int
     default: 0
+  log_prefix:
+    description: Count only log lines that begin with this; Prefect writes lines of its own.
+    type: str
+    default: ""
   timeout:
     description: Seconds until the run must have ended.
     type: int
@@ -88,12 +92,12 @@ def wait_for_end(api: PrefectApi, run_id: str, timeout: int) -> dict[str, Any]:
         time.sleep(1)
 
 
-def count(api: PrefectApi, run_id: str) -> tuple[int, int]:
-    """Completed task runs and log lines of a flow run."""
+def count(api: PrefectApi, run_id: str, log_prefix: str) -> tuple[int, int]:
+    """Completed task runs of a flow run, and its log lines that begin with `log_prefix`."""
     of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
     completed = {**of_run, "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     logs = api.filter("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
-    return api.call("POST", "/task_runs/count", completed), len(logs)
+    return api.call("POST", "/task_runs/count", completed), sum(line["message"].startswith(log_prefix) for line in logs)
 
 
 def main() -> None:
@@ -104,6 +108,7 @@ def main() -> None:
             "state": {"type": "str", "default": "COMPLETED"},
             "task_runs": {"type": "int", "default": 0},
             "log_lines": {"type": "int", "default": 0},
+            "log_prefix": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 180},
         },
         supports_check_mode=True,
@@ -120,10 +125,10 @@ def main() -> None:
     seconds = round(time.monotonic() - started, 1)
     wanted = (module.params["task_runs"], module.params["log_lines"])
     end = time.monotonic() + SETTLE_SECONDS
-    counted = count(api, run["id"])
+    counted = count(api, run["id"], module.params["log_prefix"])
     while (counted[0] < wanted[0] or counted[1] < wanted[1]) and time.monotonic() < end:
         time.sleep(1)
-        counted = count(api, run["id"])
+        counted = count(api, run["id"], module.params["log_prefix"])
     result = {
         "flow_run": {"id": run["id"], "name": run["name"], "state": run["state_name"]},
         "task_runs": counted[0],

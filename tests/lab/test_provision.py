@@ -11,7 +11,7 @@ def test_first_run_reaches_the_end(vps, first_run):
     assert first_run.recap["failed"] == 0
     assert first_run.recap["changed"] > 0
     # The smoke flow's own words, counted through the door from here.
-    assert re.search(r"Smoke flow run .*: Completed in [\d.]+ s, 3 task runs and \d+ log lines", first_run.joined)
+    assert re.search(r"Smoke flow run .*: Completed in [\d.]+ s, 3 task runs and 4 log lines", first_run.joined)
 
 
 def test_second_run_changes_nothing(vps, playbook):
