@@ -1,0 +1,286 @@
+"""prefect-restore: what a tired person types on the bad night.
+
+It asks, shows and decides in front; the work itself runs as a unit of systemd (prefect-restore-run), so that a lost ssh
+connection does not end it, and so that its death at any point starts prefect-restore.service, which finishes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.prompt import Confirm, Prompt
+from rich.table import Table
+
+from . import choose, settings, verify
+from .errors import Code, Failure
+from .lock import only_one
+from .postgres import PREVIOUS
+from .progress import Report, duration, size
+from .restic import Backup
+from .restore import Interrupted, Plan, Request, Restore
+
+UNIT = "prefect-restore-run"
+# Before it counts as ended: what a killed safety backup has left.
+CLEAN = "/usr/local/sbin/prefect-backup clean"
+# What systemd-run says when the unit ended by a signal.
+KILLED = 255
+SHOWN = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="prefect-restore",
+        description="Bring a backup back. Without an option: show what there is, and ask.",
+        epilog="What is there now is backed up first and kept beside, so a restore can be undone: prefect-restore --undo",
+    )
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--latest", action="store_true", help="the newest backup")
+    which.add_argument("--id", help="the backup with this id (as --list shows it; its beginning is enough)")
+    which.add_argument("--before", metavar="TIME", help='the newest from before: "2026-11-21 04:30", 04:30, 2h (ago)')
+    which.add_argument("--list", action="store_true", help="show what there is, and do nothing")
+    which.add_argument("--undo", action="store_true", help="swap back to the database of before the last restore")
+    which.add_argument("--resume", action="store_true", help="finish, or take back, a restore that was cut off")
+    which.add_argument("--drop-previous", action="store_true", help="give up the database that --undo would bring back")
+    made.add_argument("--from", dest="repository", metavar="NAME", help="another repository: off-site, or its name")
+    made.add_argument("--dry-run", action="store_true", help="all checks, and what would be done; changes nothing")
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    late = made.add_argument_group("runs whose time has passed")
+    late.add_argument("--run-late", action="store_true", help="cancel none: all of them run now")
+    late.add_argument("--outage-since", metavar="TIME", help="cancel those due before (default: the last sign of life)")
+    how = made.add_argument_group("how")
+    how.add_argument("--drain", metavar="SECONDS", type=float, default=0.0, help="let running flow runs end, so long")
+    how.add_argument("--without-safety-backup", action="store_true", help="go on when what is there cannot be read")
+    how.add_argument(
+        "--new-cluster", action="store_true", help="Postgres does not start: set its data aside, begin anew"
+    )
+    how.add_argument("--with-files", action="store_true", help="certificate authority and certificates too")
+    how.add_argument(
+        "--initial", action="store_true", help="first restore on a new host: no safety backup, no smoke flow"
+    )
+    made.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    # Set by ourselves, inside the unit.
+    made.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
+    return made
+
+
+def request_of(options: argparse.Namespace, now: datetime) -> Request:
+    """The request that the options mean. Raises Failure for a time that is none."""
+    return Request(
+        id=options.id,
+        before=choose.parse_time(options.before, now) if options.before else None,
+        repository=options.repository,
+        run_late=options.run_late,
+        outage_since=choose.parse_time(options.outage_since, now) if options.outage_since else None,
+        drain=options.drain,
+        safety_backup=not options.without_safety_backup,
+        new_cluster=options.new_cluster,
+        with_files=options.with_files,
+        initial=options.initial,
+    )
+
+
+def table_of(backups: list[Backup], state: Path, now: datetime) -> Table:
+    """The backups, newest first, numbered."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "id", "age", "size", "kind", "Prefect", "where", "verified"):
+        table.add_column(title, justify="right" if title in ("", "age", "size") else "left")
+    verified = verify.verified(state)
+    for number, one in enumerate(backups[:SHOWN], 1):
+        age = duration((now - one.time).total_seconds())
+        proof = verified.get(one.id, "")
+        table.add_row(str(number), one.id, age, size(one.size), one.kind, one.prefect, one.repository, proof)
+    return table
+
+
+def ask(backups: list[Backup], state: Path, report: Report) -> str:
+    """Show what there is, and let the person choose; gives the id. Raises Failure where nobody can answer."""
+    if not backups:
+        choose.pick(backups, None, None)
+    report.console.print(table_of(backups, state, datetime.now(UTC)))
+    if not sys.stdin.isatty():
+        raise Failure(
+            Code.DECLINED,
+            "no backup was named, and nobody can be asked here",
+            "prefect-restore --latest --yes, or --id ID",
+        )
+    numbers = [str(number) for number in range(1, len(backups[:SHOWN]) + 1)]
+    answer = Prompt.ask("Which one?", console=report.console, choices=numbers, show_choices=False, default="1")
+    return backups[int(answer) - 1].id
+
+
+def explain(plan: Plan, request: Request, report: Report) -> None:
+    """What would be done, in the words of who has to decide."""
+    facts = plan.manifest
+    rows = sum(table.rows for table in facts.tables.values())
+    age = duration((datetime.now(UTC) - plan.backup.time).total_seconds())
+    report.say(f"Backup    {plan.backup.id}, {age} old, from the repository {plan.repository.name}")
+    report.say(
+        f"          Prefect {facts.prefect}, Postgres {facts.postgres}, {rows:,} rows, {size(facts.database_bytes)}"
+    )
+    kept = {
+        "readable": "is backed up first, then kept as it is for --undo",
+        "unreadable": "cannot be read whole; it is kept as it is for --undo",
+    }
+    report.say(f"There now {kept.get(plan.live, 'is nothing to keep')}")
+    for note in plan.notes:
+        report.say(f"          {note}")
+    if facts.prefect != plan.prefect:
+        report.say(f"Prefect   {facts.prefect} there, {plan.prefect} here: migrations run before the swap")
+    if plan.cancel_before is None:
+        report.say("Late runs all run late (--run-late)")
+    else:
+        when = plan.cancel_before.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+        report.say(f"Late runs due before {when} are cancelled, later ones run late")
+    report.say(
+        "Workers   " + (f"drain up to {request.drain:.0f} s" if request.drain else "are stopped: their runs end")
+    )
+
+
+def forget_unit() -> None:
+    """Let systemd forget a unit that died: while it has our name, no other one can. That takes it a moment."""
+    subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
+    show = ["systemctl", "show", "--property=LoadState", "--value", UNIT]
+    end = time.monotonic() + 10
+    while subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip() != "not-found":
+        if time.monotonic() > end:
+            return
+        time.sleep(0.2)
+
+
+def in_unit(arguments: list[str], report: Report) -> int:
+    """Run ourselves as a unit of systemd with our own stdin, stdout and stderr; gives its exit code."""
+    command = ["systemd-run", "--quiet", f"--unit={UNIT}", "--description=Restore of a Prefect backup"]
+    command += ["--service-type=exec", "--pipe", "--wait", "--collect"]
+    # What dies, or fails and cannot clean up behind itself, is finished by that unit: it does nothing without a journal.
+    # (No SuccessExitStatus: systemd-run would turn those exit codes into 0.)
+    command += ["--property=OnFailure=prefect-restore.service"]
+    # And half a safety backup, which has no journal, by this.
+    command += [f"--property=ExecStopPost=-{CLEAN}"]
+    for name in ("TERM", "COLUMNS", "LINES", "PREFECT_BACKUPS_FAILPOINT", "PREFECT_BACKUPS_ETC"):
+        if name in os.environ:
+            command += [f"--setenv={name}={os.environ[name]}"]
+    command += ["--", str(Path(sys.argv[0]).resolve()), "--in-unit", *arguments]
+    forget_unit()
+    # A group of its own: Ctrl-C is for us to pass on, or systemd-run would end and leave the unit without a reader.
+    waiting = subprocess.Popen(command, process_group=0)
+
+    def pass_on(number: int, frame: object) -> None:
+        subprocess.run(["systemctl", "kill", f"--signal={number}", "--kill-whom=main", UNIT], check=False)
+
+    signal.signal(signal.SIGINT, pass_on)
+    signal.signal(signal.SIGTERM, pass_on)
+    status = waiting.wait()
+    if status == KILLED:
+        report.say(
+            "The restore was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-restore"
+        )
+    return status
+
+
+def summary(result: dict[str, Any], report: Report) -> None:
+    """The end, for who has to tell others."""
+    report.say("")
+    what = "Undone" if result["backup"] == "undo" else f"Restored {result['backup']} from {result['repository']}"
+    report.say(f"{what}. The API was away for {result['downtime_seconds']} s.", style="bold green")
+    report.say(
+        f"  {result['crashed']} flow runs that were at work then are Crashed, {result['cancelled']} whose time had passed"
+        f" are Cancelled, {result['late']} run late; {result['slots_freed']} concurrency slots came free."
+    )
+    if "smoke" in result:
+        report.say(f"  Smoke flow through the door: {result['smoke']}; {result['workers']} workers are back.")
+    if result.get("undo"):
+        report.say(f"  To undo: {result['undo']}")
+
+
+def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
+    """What is done in the unit. Raises Failure."""
+    restore = Restore(settings.load(), report, by_systemd=options.resume)
+    now = datetime.now(UTC)
+    if options.resume:
+        result = restore.resume() or {"resumed": "nothing"}
+        subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
+        return result
+    request = request_of(options, now)
+    result = restore.undo(request) if options.undo else restore.run(request)
+    summary(result, report)
+    return result
+
+
+def front(options: argparse.Namespace, arguments: list[str], report: Report) -> dict[str, Any] | int:
+    """Show, check and ask; then the result, or the exit code of the unit that did the work."""
+    loaded = settings.load()
+    restore = Restore(loaded, report)
+    state = Path(loaded.state)
+    request = request_of(options, datetime.now(UTC))
+    if options.drop_previous:
+        with only_one(state, "a restore"):
+            restore.postgres.drop(PREVIOUS)
+        return {"dropped": PREVIOUS}
+    if options.list:
+        backups = restore.backups(options.repository)
+        if not options.json:
+            report.console.print(table_of(backups, state, datetime.now(UTC)))
+        return {"backups": [one.id for one in backups]}
+    if options.undo:
+        # It may be trying for minutes what the person has given up: a restored server that does not come.
+        subprocess.run(["systemctl", "stop", "prefect-restore.service"], check=False)
+    # Said now, not by a unit whose name is taken.
+    with only_one(state, "a restore"):
+        pass
+    if options.undo:
+        report.say(f"To go back to: {restore.check_undo()}")
+    elif not (options.latest or options.id or options.before):
+        arguments = [*arguments, "--id", ask(restore.backups(options.repository), state, report)]
+        request = request_of(parser().parse_args(arguments), datetime.now(UTC))
+    if not options.undo and (options.dry_run or not options.yes):
+        explain(restore.plan(request), request, report)
+    if options.dry_run:
+        report.say("Nothing was changed (--dry-run).")
+        return {"dry_run": True}
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise Failure(Code.DECLINED, "nobody can be asked here", "say so beforehand: --yes")
+        if not Confirm.ask("Go on?", console=report.console, default=False):
+            raise Failure(Code.DECLINED, "nothing was changed")
+    return in_unit(arguments, report)
+
+
+def main() -> int:
+    """The command; gives the exit code."""
+    arguments = sys.argv[1:]
+    options = parser().parse_args(arguments)
+    report = Report(sys.stderr)
+    try:
+        if os.geteuid() != 0:
+            raise Failure(Code.SETTINGS, "prefect-restore needs root", "sudo prefect-restore …")
+        if options.in_unit or options.resume:
+            result: dict[str, Any] | int = work(options, report)
+        else:
+            result = front(options, arguments, report)
+    except Failure as failure:
+        report.say(str(failure), style="bold red")
+        if options.json:
+            facts = {"error": failure.fact, "hint": failure.hint, "code": failure.code.name, "exit": failure.code.value}
+            print(json.dumps(facts))
+        return failure.code.value
+    except Interrupted as interrupted:
+        report.say(f"Stopped by {interrupted}: everything is as it was.")
+        return 130
+    except (KeyboardInterrupt, EOFError):
+        report.say("Stopped: nothing was changed.")
+        return 130
+    if isinstance(result, int):
+        return result
+    if options.json:
+        print(json.dumps(result))
+    return 0

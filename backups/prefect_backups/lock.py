@@ -1,0 +1,62 @@
+"""One backup, verification, clean-up or restore at a time on a host."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import Code, Failure
+
+# How long somebody waits by default, in seconds: an hourly backup gives way to a verification that takes minutes.
+PATIENCE = 0.0
+
+
+@contextlib.contextmanager
+def only_one(state: Path, what: str, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the lock of this host while the block runs; the kernel lets go of it when the process dies.
+
+    Args:
+        state: directory of the tools' state.
+        what: what the holder does, for the others' error text, such as "a backup".
+        patience: seconds to wait for another holder.
+
+    Raises:
+        Failure: BUSY, naming who is at work and since when.
+    """
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    end = time.monotonic() + patience
+    with open(state / "lock", "a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    file.seek(0)
+                    raise _busy(file.read()) from error
+                time.sleep(0.2)
+        file.truncate(0)
+        json.dump({"what": what, "pid": os.getpid(), "since": time.time()}, file)
+        file.flush()
+        try:
+            yield
+        finally:
+            # Children inherit no lock (Python opens without inheritance), so this is its end.
+            file.truncate(0)
+
+
+def _busy(text: str) -> Failure:
+    try:
+        holder = json.loads(text)
+        minutes = max(0, time.time() - holder["since"]) / 60
+        who = f"{holder['what']} (process {holder['pid']}) has been at work for {minutes:.0f} minutes"
+    except (ValueError, KeyError):
+        who = "another backup, verification or restore is at work"
+    return Failure(
+        Code.BUSY, f"Refusing to start: {who}", "wait until it has ended; see: systemctl list-units 'prefect-*'"
+    )

@@ -1,0 +1,291 @@
+"""Postgres in its container: SQL over the socket, and its own version's pg_dump and pg_restore inside it.
+
+The port of the database is open to no network of the host. Its socket lies in a directory that only root passes, so
+the tools here need no password. What pg_dump writes and pg_restore reads goes through the directory `staging`, which
+is mounted in the container as /staging.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import docker.errors
+import psycopg
+from docker.models.containers import Container
+from psycopg import sql
+
+from .errors import Code, Failure
+from .settings import Settings
+
+# It warns of connections that are gone; our own errors say so.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
+
+LIVE = "prefect"
+RESTORING = "prefect_restore"
+PREVIOUS = "prefect_previous"
+
+CONTAINER = "prefect-postgres"
+# Where `staging` is inside the container.
+INSIDE = "/staging"
+# The name under which our connections are seen, and ended when their owner has died.
+APPLICATION = "prefect-backups"
+# uid and gid of postgres in the official image.
+OWNER = 999
+
+# Figures of what they are worth: scripts/bench backup. Nobody sees a database while it is being restored, and a power
+# cut then means to begin again; that is why an acknowledged commit need not be on disk. The memory fits the container.
+RESTORE_OPTIONS = {
+    "synchronous_commit": "off",
+    "maintenance_work_mem": "128MB",
+    "max_parallel_maintenance_workers": "0",
+}
+
+
+class Postgres:
+    """A Postgres in a container: the live one, or a throwaway one of the same image."""
+
+    def __init__(self, socket: str, staging: Path, container: str = CONTAINER) -> None:
+        """Nothing is contacted yet.
+
+        Args:
+            socket: the directory of its socket on the host.
+            staging: the directory on the host that the container sees as /staging.
+            container: its name.
+        """
+        self.socket = socket
+        self.staging = staging
+        self.container = container
+
+    @classmethod
+    def live(cls, settings: Settings) -> Postgres:
+        return cls(settings.socket, Path(settings.staging))
+
+    # --- SQL ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def connect(self, database: str = LIVE, autocommit: bool = True) -> Iterator[psycopg.Connection]:
+        """A connection as the owner `prefect`. Raises Failure when there is no answer within 10 s."""
+        try:
+            connection = psycopg.connect(
+                host=self.socket,
+                user="prefect",
+                dbname=database,
+                application_name=APPLICATION,
+                connect_timeout=10,
+                autocommit=autocommit,
+            )
+        except psycopg.OperationalError as error:
+            raise Failure(
+                Code.NO_DATABASE,
+                f'Postgres does not let us into the database "{database}": {" ".join(str(error).split())}',
+                "look at: docker logs --tail 20 " + self.container,
+            ) from error
+        with connection:
+            yield connection
+
+    def answers(self) -> bool:
+        """Whether Postgres takes connections."""
+        try:
+            with self.connect("postgres"):
+                return True
+        except Failure:
+            return False
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it answers. Raises Failure (NO_DATABASE) after `seconds`."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                with self.connect("postgres"):
+                    return
+            except Failure:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def databases(self) -> set[str]:
+        """The names of the databases."""
+        with self.connect("postgres") as connection:
+            return {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+
+    def version(self) -> str:
+        """The version of the running server, such as "17.12"."""
+        with self.connect("postgres") as connection:
+            return connection.execute("SHOW server_version").fetchone()[0].split()[0]
+
+    def size(self, database: str = LIVE) -> int:
+        """Bytes on disk of a database with its indexes."""
+        with self.connect("postgres") as connection:
+            return connection.execute("SELECT pg_database_size(%s)", [database]).fetchone()[0]
+
+    def revision(self, database: str = LIVE) -> str | None:
+        """The migration that a database is at, or None for an empty one."""
+        with self.connect(database) as connection:
+            if connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()[0] is None:
+                return None
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return row[0] if row else None
+
+    def create(self, database: str) -> None:
+        """A new, empty database like the live one."""
+        with self.connect("postgres") as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database)))
+
+    def drop(self, database: str) -> None:
+        """Remove a database, connected clients or not; one that is not there is no error."""
+        with self.connect("postgres") as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+
+    def swap(self, *renames: tuple[str, str]) -> None:
+        """Rename databases in one transaction, all or none: each pair is (from, to). Clients are sent away first.
+
+        A client that connects again in between makes a rename fail; then all is as before, and it is tried again.
+        """
+        for last in (False, False, False, False, True):
+            try:
+                with self.connect("postgres", autocommit=False) as connection:
+                    for old, _ in renames:
+                        connection.execute(
+                            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [old]
+                        )
+                    for old, new in renames:
+                        connection.execute(
+                            sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
+                        )
+                return
+            except psycopg.errors.ObjectInUse:
+                if last:
+                    raise
+
+    def end_orphans(self) -> None:
+        """End what a killed tool of ours has left at work in the container (pg_dump and pg_restore outlive it)."""
+        with self.connect("postgres") as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE application_name = %s AND pid <> pg_backend_pid()",
+                [APPLICATION],
+            )
+
+    # --- its own tools, in the container -----------------------------------------------------------------------
+
+    def _container(self) -> Container:
+        try:
+            found = docker.from_env().containers.get(self.container)
+        except docker.errors.NotFound as error:
+            raise Failure(
+                Code.NO_DATABASE, f'there is no container "{self.container}"', "start it: systemctl start prefect-stack"
+            ) from error
+        except docker.errors.DockerException as error:
+            raise Failure(
+                Code.NO_DATABASE, f"the Docker engine does not answer: {error}", "look at: systemctl status docker"
+            ) from error
+        if found.status != "running":
+            raise Failure(
+                Code.NO_DATABASE,
+                f'the container "{self.container}" is {found.status}',
+                "start it: systemctl start prefect-stack",
+            )
+        return found
+
+    def run(
+        self,
+        arguments: list[str],
+        code: Code,
+        options: dict[str, str] | None = None,
+        watch: Callable[[], None] | None = None,
+    ) -> None:
+        """Run a tool in the container as postgres; `watch` is called about twice a second meanwhile.
+
+        Args:
+            arguments: the command line; never a secret.
+            code: exit code of the Failure that is raised when it fails, with its last words.
+            options: session settings of its connections.
+        """
+        container = self._container()
+        api = container.client.api
+        environment = {"PGAPPNAME": APPLICATION, "PGUSER": "prefect"}
+        if options:
+            environment["PGOPTIONS"] = " ".join(f"-c{name}={value}" for name, value in options.items())
+        identity = api.exec_create(container.id, arguments, user="postgres", environment=environment, stdout=True)["Id"]
+        said: list[bytes] = []
+        failed: list[Exception] = []
+
+        def read() -> None:
+            try:
+                # Not as a stream: that has to be closed, or Python complains on stderr when it collects it.
+                said.append(api.exec_start(identity))
+            except Exception as error:  # an engine that goes away: told below, by the main thread
+                failed.append(error)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        while reader.is_alive():
+            reader.join(0.4)
+            if watch is not None:
+                watch()
+        if failed:
+            raise Failure(code, f"{arguments[0]} was cut off: {failed[0]}", "look at: systemctl status docker")
+        status = api.exec_inspect(identity)["ExitCode"]
+        if status != 0:
+            words = " / ".join(b"".join(said).decode(errors="replace").strip().splitlines()[-5:])
+            raise Failure(
+                code,
+                f'{arguments[0]} ended with {status}: "{words}"',
+                f"look at: docker logs --tail 20 {self.container}",
+            )
+
+    def make_staging(self, name: str) -> Path:
+        """A new, empty directory in staging that the container's postgres may write to."""
+        path = self.staging / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+        shutil.chown(path, OWNER, OWNER)
+        return path
+
+    def dump(self, directory: str, snapshot: str, jobs: int, watch: Callable[[], None] | None = None) -> None:
+        """pg_dump of the live database, as another transaction sees it, to `staging/directory` (which it makes).
+
+        Raises Failure (DUMP).
+        """
+        self.run(
+            [
+                "pg_dump",
+                f"--dbname={LIVE}",
+                f"--snapshot={snapshot}",
+                "--format=directory",
+                f"--jobs={jobs}",
+                # restic compresses, and finds what has not changed, which compressed data would hide from it.
+                "--compress=none",
+                "--no-owner",
+                f"--file={INSIDE}/{directory}",
+            ],
+            Code.DUMP,
+            watch=watch,
+        )
+
+    def load(self, directory: str, database: str, jobs: int, watch: Callable[[], None] | None = None) -> None:
+        """pg_restore of `staging/directory` into a new database. Raises Failure (RESTORE)."""
+        self.run(
+            [
+                "pg_restore",
+                f"--dbname={database}",
+                f"--jobs={jobs}",
+                "--no-owner",
+                "--exit-on-error",
+                f"{INSIDE}/{directory}",
+            ],
+            Code.RESTORE,
+            options=RESTORE_OPTIONS,
+            watch=watch,
+        )
+
+    def image(self) -> str:
+        """The image of the container, by its id: what runs, whatever a tag means by now."""
+        return self._container().image.id

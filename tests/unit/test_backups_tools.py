@@ -1,0 +1,367 @@
+"""The backups' pure decisions: command lines of restic, manifests, room, what is overdue, what a person is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from prefect_backups import backup, check, cli_backup, manifest, notify, space, verify
+from prefect_backups.errors import Code, Failure
+from prefect_backups.manifest import Manifest, Table
+from prefect_backups.restic import (
+    Backup,
+    Repository,
+    hide_password,
+    keep_options,
+    last_words,
+    parse_snapshots,
+    progress_of,
+)
+from prefect_backups.settings import Door, Keep, Offsite, Settings
+
+NOW = datetime(2026, 11, 21, 5, 12, tzinfo=UTC)
+DOOR = Door("https://prefect.example.org", "backups", "/p", "/c")
+SETTINGS = Settings("1.0", DOOR)
+NAS = Offsite("nas", "sftp:b@nas:/r", {"AWS_SECRET_ACCESS_KEY": "hush"}, ["sftp.args=-i /k"])
+
+
+def made(hours_ago: float = 0, added: int = 0, kind: str = "scheduled") -> Backup:
+    """A backup of so many hours ago."""
+    when = NOW - timedelta(hours=hours_ago)
+    return Backup(when.strftime("%Y%m%dT%H%M%SZ"), "f" * 64, when, kind, "local", 9, added, "3.8.8", "17.12", "r", "1")
+
+
+# --- restic ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_local_repository_needs_no_cache_and_dies_with_us():
+    command = Repository.local(SETTINGS).command("backup", "--json")
+    assert command == ["setpriv", "--pdeathsig", "TERM", "--", "restic", "--no-cache", "backup", "--json"]
+
+
+def test_an_off_site_repository_gets_its_options_and_its_cache():
+    (offsite,) = Repository.offsite(dataclasses.replace(SETTINGS, offsite=[NAS]))
+    command = offsite.command("copy", source=Repository.local(SETTINGS))
+    assert command[4:] == ["restic", "-o", "sftp.args=-i /k", "copy"]
+    variables = offsite.variables({"PATH": "/bin", "RESTIC_PASSWORD": "other"}, Repository.local(SETTINGS))
+    assert variables["RESTIC_REPOSITORY"] == "sftp:b@nas:/r"
+    assert variables["RESTIC_FROM_REPOSITORY"] == SETTINGS.repository
+    assert variables["RESTIC_PASSWORD_FILE"] == variables["RESTIC_FROM_PASSWORD_FILE"] == SETTINGS.password_file
+    assert variables["AWS_SECRET_ACCESS_KEY"] == "hush"
+    assert "RESTIC_PASSWORD" not in variables
+
+
+def test_no_secret_is_in_a_command_line():
+    repository = Repository("nas", "rest:https://u:hush@nas/", SETTINGS, {"AWS_SECRET_ACCESS_KEY": "hush"})
+    assert "hush" not in " ".join(repository.command("backup", source=Repository.local(SETTINGS)))
+    for status in (1, 10, 11, 12):
+        assert "hush" not in str(repository.failure(status, "words", "be opened"))
+    assert hide_password("rest:https://u:hush@nas:8000/x") == "rest:https://u:…@nas:8000/x"
+    assert hide_password("sftp:b@nas:/r") == "sftp:b@nas:/r"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words", "code"),
+    [
+        ("local", 12, "", Code.WRONG_KEY),
+        ("local", 10, "", Code.NO_REPOSITORY),
+        ("local", 11, "", Code.BUSY),
+        ("local", 3, "lstat /etc/x: permission denied", Code.FILES),
+        ("local", 1, "write /r/data/x: no space left on device", Code.NO_ROOM),
+        ("local", 1, "ciphertext verification failed", Code.DAMAGED),
+        ("nas", 12, "", Code.WRONG_KEY),
+        ("nas", 10, "", Code.NO_REPOSITORY),
+        ("nas", -1, "no answer within 60 s", Code.OFFSITE),
+        ("nas", 1, "ssh: connect to host nas port 22: Connection refused", Code.OFFSITE),
+        ("nas", 1, "Load(<data/1>): invalid data returned", Code.DAMAGED),
+    ],
+)
+def test_what_restic_says_becomes_a_code(name, status, words, code):
+    assert Repository(name, "/r", SETTINGS).failure(status, words, "be opened").code is code
+
+
+def test_errors_of_a_repository_read_whole():
+    local = Repository.local(SETTINGS)
+    assert str(local.failure(12, "", "be opened")) == (
+        'ERROR: the repository "local" (/var/backups/prefect/repository) does not open with the password in'
+        " /etc/prefect/backups/password\n"
+        "HINT: the right one is in the recovery kit (secrets/backup_password beside the inventory); put it there, then:"
+        " ansible-playbook site.yml --tags backups"
+    )
+    assert str(local.failure(10, "", "be opened")) == (
+        'ERROR: there is no repository at /var/backups/prefect/repository (the repository "local")\n'
+        "HINT: is its disk mounted? If there has never been one: prefect-backup init"
+    )
+
+
+def test_snapshots_become_backups_newest_first_and_foreign_ones_are_left_out():
+    def snapshot(identity: str, *tags: str) -> dict[str, Any]:
+        return {"id": identity, "time": "2026-11-21T05:27:29.753135529Z", "tags": [*tags]}
+
+    listed = [
+        snapshot("a", "id=20261121T051200Z", "kind=manual", "prefect=3.8.8", "postgres=17.12", "revision=r", "kit=1"),
+        snapshot("b", "foreign"),
+        {**snapshot("c", "id=20261121T061200Z"), "summary": {"total_bytes_processed": 7, "data_added_packed": 3}},
+        {"id": "d", "time": "2026-11-21T05:27:29.753135529Z", "tags": None},
+    ]
+    newest, oldest = parse_snapshots(json.dumps(listed), "nas")
+    assert (newest.snapshot, newest.size, newest.added, newest.kind) == ("c", 7, 3, "?")
+    assert oldest == Backup("20261121T051200Z", "a", NOW, "manual", "nas", 0, 0, "3.8.8", "17.12", "r", "1")
+    assert parse_snapshots("null", "nas") == []
+
+
+def test_progress_and_last_words_are_read_from_json():
+    status = '{"message_type":"status","percent_done":0.5,"total_bytes":20000000,"bytes_done":10000000}'
+    assert progress_of(status) == (0.5, "10 MB of 20 MB")
+    assert progress_of('{"message_type":"summary"}') is None
+    assert progress_of("snapshot 1 saved") is None
+    said = status + '\n{"message_type":"error","error":{"message":"no  such\\nfile"}}\n'
+    assert last_words(said + '{"message_type":"exit_error","message":"Fatal: x"}\nplain') == (
+        "no such file / Fatal: x / plain"
+    )
+
+
+def test_the_newest_backup_is_kept_by_every_policy():
+    assert keep_options(Keep(24, 7, 0, 12)) == [
+        "--keep-last=1",
+        "--keep-hourly=24",
+        "--keep-daily=7",
+        "--keep-monthly=12",
+    ]
+    assert keep_options(Keep(0, 0, 0, 0)) == ["--keep-last=1"]
+
+
+# --- manifest --------------------------------------------------------------------------------------------------------
+
+TABLES = {"flow_run": Table(3, "keys:12"), "variable": Table(1, "rows:5")}
+MANIFEST = Manifest("i", "c", "manual", "1", "3.8.8", "17.12", "r", TABLES, 10, 20, 1.5, ["/etc/prefect"], "h")
+
+
+def test_a_manifest_comes_back_as_it_was():
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+    assert MANIFEST.rows == 4
+    # What a newer kit of the same format may add does not matter.
+    assert Manifest.from_json(json.dumps({**json.loads(MANIFEST.to_json()), "more": 1})) == MANIFEST
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tables": {}}', '{"tables": 5}', "{", b"\xff"])
+def test_what_is_no_manifest_is_refused(text):
+    with pytest.raises(Failure) as caught:
+        Manifest.from_json(text)
+    assert caught.value.code is Code.DAMAGED
+
+
+def test_a_manifest_of_a_newer_format_is_refused():
+    with pytest.raises(Failure) as caught:
+        Manifest.from_json(json.dumps({**json.loads(MANIFEST.to_json()), "format": manifest.FORMAT + 1, "kit": "9"}))
+    assert caught.value.code is Code.INCOMPATIBLE
+    assert "9" in caught.value.hint
+
+
+def test_differences_are_said_in_plain_words():
+    assert manifest.compare(TABLES, TABLES) == []
+    found = {"flow_run": Table(3, "keys:13"), "log": Table(0)}
+    assert manifest.compare(TABLES, found) == [
+        'the 3 rows of the table "flow_run" are not the ones of the backup',
+        'there is a table "log" that the manifest does not know',
+        'the table "variable" with 1 rows is missing',
+    ]
+    assert manifest.compare({"log": Table(2)}, {"log": Table(3, "rows:1")}) == [
+        'the table "log" has 3 rows instead of 2'
+    ]
+
+
+def test_both_sides_compute_the_kinds_of_the_manifest():
+    assert manifest._wanted("flow_run", 5, True, TABLES) == "keys"
+    assert manifest._wanted("variable", 10**9, True, TABLES) == "rows"
+    assert manifest._wanted("new", 5, True, TABLES) is None
+
+
+# --- room ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dump_is_estimated_from_the_last_one_or_else_from_the_tables():
+    assert space.dump_bytes(1000, 5000, None) == 1500
+    last = dataclasses.replace(MANIFEST, database_bytes=100, dump_bytes=40)
+    assert space.dump_bytes(1000, 200, last) == 96
+
+
+def test_growth_of_the_repository_is_estimated_from_earlier_backups():
+    assert space.added_bytes(1000, []) == 400
+    assert space.added_bytes(1000, [made(1, added=5), made(2, added=50)]) == 150
+    assert space.added_bytes(1000, [made(1, added=1)]) == 100
+    assert space.added_bytes(1000, [made(1, added=300)]) == 400
+
+
+def test_no_room_is_refused_with_the_figures(tmp_path):
+    needs = [(tmp_path / "staging", 3_000_000_000), (tmp_path / "repository", 500_000_000)]
+    space.require("back up", needs, SETTINGS, free=lambda _: 4_600_000_000)
+    with pytest.raises(Failure) as caught:
+        space.require("back up", needs, SETTINGS, free=lambda _: 4_500_000_000)
+    assert caught.value.code is Code.NO_ROOM
+    assert caught.value.fact == (
+        f"Refusing to back up: that takes about 3.5 GB (3.0 GB in {tmp_path}/staging, 500 MB in {tmp_path}/repository),"
+        " and 1.1 GB must stay free (backups_reserve_mb), but 4.5 GB are free"
+    )
+
+
+def test_each_file_system_is_asked_for_its_own_share(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    needs = [(tmp_path / "a", 10**9), (tmp_path / "b", 10**9)]
+    space.require("x", needs, SETTINGS, free=lambda _: 2_200_000_000, device=lambda path: hash(path))
+    with pytest.raises(Failure, match=r"2\.0 GB"):
+        space.require("x", needs, SETTINGS, free=lambda _: 2_200_000_000, device=lambda path: 1)
+
+
+# --- overdue ---------------------------------------------------------------------------------------------------------
+
+
+def findings(backups: list[Backup], last: Any = None, verified: Any = None, offsite: bool = False) -> list[str]:
+    settings = dataclasses.replace(SETTINGS, offsite=[NAS] if offsite else [])
+    return check.findings(settings, NOW.timestamp(), backups, last or {}, verified or {})
+
+
+def record(days_ago: float, ok: bool = True, **more: Any) -> dict[str, Any]:
+    return {"backup": "b", "at": (NOW - timedelta(days=days_ago)).isoformat(), "ok": ok, **more}
+
+
+def test_nothing_is_overdue():
+    assert findings([made(1)]) == []
+    assert findings([made(2.9), made(900)], {}, {"good": record(8.9), "last": record(8.9)}) == []
+
+
+def test_an_overdue_backup():
+    assert findings([]) == ["there is no backup: prefect-backup create"]
+    (found,) = findings([made(3.1)])
+    assert found == (
+        f"the newest backup, {made(3.1).id}, is 3.1 hours old; 3.0 hours are allowed"
+        " (backups_max_age_hours): journalctl -u prefect-backup -n 30"
+    )
+
+
+def test_an_overdue_copy():
+    (found,) = findings([made(1), made(10)], offsite=True)
+    assert found.startswith("there is no copy in nas; 3.0 hours are allowed")
+    assert findings([made(1)], offsite=True) == []
+    assert findings([made(1), made(10)], {"offsite": {"nas": {"ids": [made(10).id, made(2).id]}}}, offsite=True) == []
+    (found,) = findings([made(1)], {"offsite": {"nas": {"ids": [made(9).id], "error": "no line"}}}, offsite=True)
+    assert found.startswith(f"the newest copy in nas, {made(9).id}, is 9.0 hours old")
+    assert found.endswith("the last attempt: no line")
+
+
+def test_an_overdue_or_failed_verification():
+    (found,) = findings([made(1), made(24 * 10)])
+    assert found.startswith("no backup was ever verified; 9 days are allowed")
+    (found,) = findings([made(1)], {}, {"good": record(10), "last": record(10)})
+    assert found.startswith("the last good verification was 10 days ago")
+    (found,) = findings([made(1)], {}, {"good": record(1), "last": record(0, ok=False, error="3 rows instead of 4")})
+    assert found.startswith("the last verification, of b, failed: 3 rows instead of 4;")
+
+
+# --- verification ----------------------------------------------------------------------------------------------------
+
+
+def test_shares_of_the_repository_take_turns():
+    assert verify.next_share({}) == 1
+    assert [verify.next_share({"share": share}) for share in (1, 6, 7)] == [2, 7, 1]
+
+
+def test_the_last_good_verification_is_remembered_beside_a_failed_one(tmp_path):
+    known = verify.remembered({}, record(2, share=3))
+    known = verify.remembered(known, record(1, ok=False, error="x") | {"backup": "c"})
+    assert (known["good"]["backup"], known["last"]["backup"], known["share"]) == ("b", "c", 3)
+    (tmp_path / "verified.json").write_text(json.dumps(known))
+    words = verify.verified(tmp_path)
+    assert words["b"].startswith("yes, 2026-11-") and words["c"].startswith("FAILED, 2026-11-")
+    assert verify.verified(tmp_path / "none") == {}
+
+
+def test_blocks_decrypt_with_the_key_of_the_backup_only():
+    key, other = Fernet.generate_key(), Fernet.generate_key().decode()
+    blocks = [("slack", Fernet(key).encrypt(b'{"a": 1}').decode())]
+    assert verify.decrypt(blocks, key.decode()) == 1
+    with pytest.raises(Failure, match='the block "slack" does not decrypt'):
+        verify.decrypt(blocks, other)
+
+
+def test_the_throwaway_postgres_is_shut_in():
+    options = verify.container_options(SETTINGS, "sha256:1")
+    assert options["network_mode"] == "none"
+    assert options["read_only"] and options["cap_drop"] == ["ALL"]
+    assert options["mem_limit"] == options["memswap_limit"] == "384m"
+    assert "POSTGRES_PASSWORD" not in options["environment"]
+
+
+# --- command line and messages ---------------------------------------------------------------------------------------
+
+
+def test_a_timer_waits_and_a_person_is_told_at_once():
+    assert cli_backup.patience(None, terminal=True) == 0
+    assert cli_backup.patience(None, terminal=False) == cli_backup.PATIENCE
+    assert cli_backup.patience(5, terminal=True) == 5
+
+
+def test_where_a_backup_is():
+    last = {"offsite": {"nas": {"ids": [made(1).id]}, "s3": {"error": "x"}}}
+    assert cli_backup.places(made(1), last) == ["local", "nas"]
+    assert cli_backup.places(made(2), last) == ["local"]
+
+
+@pytest.mark.parametrize("verb", ["init", "create", "list", "verify", "prune", "check", "clean"])
+def test_every_verb_has_json(verb):
+    assert cli_backup.parser().parse_args([verb, "--json"]).json
+
+
+def test_kinds_of_backups_are_the_ones_that_retention_knows():
+    from prefect_backups.restic import OTHER_KINDS, SCHEDULED
+
+    assert backup.KINDS == (SCHEDULED, *OTHER_KINDS)
+
+
+def test_what_a_person_is_told():
+    title, body = notify.text(
+        "prefect-backup.service", {"Result": "exit-code", "ExecMainStatus": "15"}, "ERROR: x\nHINT: y\n", "vps"
+    )
+    assert title == "vps: prefect-backup.service failed"
+    assert "there is no room for it (result exit-code, exit code 15)" in body
+    assert "ERROR: x\nHINT: y" in body
+    assert "df -h" in body
+
+
+def test_a_killed_unit_is_told_as_such():
+    _, body = notify.text("u.service", {"Result": "signal", "ExecMainStatus": "9"}, "", "vps")
+    assert "it was ended (signal)" in body and "systemctl start u.service" in body
+    _, body = notify.text("u.service", {"Result": "exit-code", "ExecMainStatus": "1"}, "", "vps")
+    assert "an error that it does not know" in body
+
+
+def test_the_same_failure_is_told_once_a_day():
+    assert not notify.told(None, 1000, 24)
+    assert notify.told(1000, 1000 + 23 * 3600, 24)
+    assert not notify.told(1000, 1000 + 25 * 3600, 24)
+    # A clock that was wrong silences nobody.
+    assert not notify.told(10**9, 1000, 24)
+
+
+def test_a_success_makes_the_next_failure_news(tmp_path):
+    shown = {"Result": "exit-code", "ExecMainStatus": "15"}
+    for unit in ("prefect-backup.service", "prefect-backup-check.service"):
+        mark = notify.stamp(tmp_path, unit, shown)
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
+    notify.forget(tmp_path, "prefect-backup.service")
+    assert [path.name for path in (tmp_path / "notified").iterdir()] == ["prefect-backup-check.service@exit-code-15"]
+
+
+def test_a_message_that_fails_names_no_address():
+    with pytest.raises(Failure) as caught:
+        notify.send(["json://user:hush@127.0.0.1:9/x", "nonsense"], "t", "b")
+    assert caught.value.code is Code.NOTIFY
+    assert caught.value.fact == (
+        "a person could not be told: of 2 addresses failed number 1 (json), number 2 (not an address)"
+    )
