@@ -62,15 +62,16 @@ def _value(value: Any) -> str:
     return _code(flow.removesuffix("...\n").strip())
 
 
-def _keys(name: str, options: dict[str, Any]) -> list[str]:
-    """Rows for the keys of the entries of a list."""
+def _keys(name: str, parent: dict[str, Any]) -> list[str]:
+    """Rows for the keys of a mapping, or of the entries of a list."""
     rows = []
-    for key, option in options.items():
+    name += "[]" if parent["type"] == "list" else ""
+    for key, option in parent.get("options", {}).items():
         default = (
             "required" if option.get("required") else _value(option["default"]) if "default" in option else "unset"
         )
-        rows.append(f"| {_code(f'{name}[].{key}')} | {default} | {option['description']} |")
-        rows += _keys(f"{name}[].{key}", option.get("options", {}))
+        rows.append(f"| {_code(f'{name}.{key}')} | {default} | {option['description']} |")
+        rows += _keys(f"{name}.{key}", option)
     return rows
 
 
@@ -83,7 +84,7 @@ def table() -> str:
         for name, option in spec["options"].items():
             default = "required" if option.get("required") else _value(values[name])
             rows.append(f"| {_code(name)} | {default} | {option['description']} |")
-            rows += _keys(name, option.get("options", {}))
+            rows += _keys(name, option)
         head = [f"### `{role}`: {spec['short_description']}", "", "| Setting | Default | What it is |", "|---|---|---|"]
         parts.append("\n".join(head + rows))
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""The name of a release of flows: what its directory holds, and nothing else, decides it."""
+"""The name of a release, of flows or of tools: what its directory holds, and nothing else, decides it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-# What tools leave behind in a directory of flows; never part of a release.
+# What tools leave behind in such a directory; never part of a release.
 LEFT_OUT = {
     "__pycache__",
     ".git",
@@ -34,12 +34,11 @@ def prefect_release(directory: str) -> str:
     """Twelve hexadecimal digits of the SHA-256 of names and contents of the files of a release.
 
     Raises:
-        FileNotFoundError: the directory has no prefect.yaml or no requirements.txt.
+        FileNotFoundError: the directory has no requirements.txt.
     """
     root = Path(directory)
-    for needed in ("prefect.yaml", "requirements.txt"):
-        if not (root / needed).is_file():
-            raise FileNotFoundError(f'flows_directory is "{directory}"; a release needs the file "{needed}" in it')
+    if not (root / "requirements.txt").is_file():
+        raise FileNotFoundError(f'"{directory}" has no file "requirements.txt", which a release needs')
     digest = hashlib.sha256()
     for name in release_files(directory):
         content = (root / name).read_bytes()

@@ -43,8 +43,8 @@ SHORTEST_PASSWORD = 16
 # bcrypt looks at no more than 72 bytes.
 LONGEST_PASSWORD = 72
 FEWEST_CHARACTERS = 6
-# Written by the playbook itself: its own account, and one for each worker.
-RESERVED_ACCOUNT = re.compile(r"playbook|worker-.*")
+# Written by the playbook itself: its own accounts, and one for each worker.
+RESERVED_ACCOUNT = re.compile(r"playbook|backups|worker-.*")
 # Users of the system, and those that the playbook makes for its services.
 RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy")
 # Inventories have variables host_…, docker_… and the like of their own: of those only what is nearly one of ours counts
@@ -62,6 +62,13 @@ LEAST = {
     "stack_caddy_memory_mb": 64,
     # The server's pool is 20, and a migration, a backup and a person with psql want in as well.
     "stack_postgres_max_connections": 30,
+    "backups_random_delay_seconds": 0,
+    "backups_max_age_hours": 1,
+    "backups_verify_max_age_days": 1,
+    "backups_jobs": 1,
+    "backups_reserve_mb": 256,
+    "backups_notify_again_hours": 1,
+    "backups_keep_previous_days": 0,
     "workers_api_timeout": 1,
     "checks_smoke_timeout": 1,
 }
@@ -289,7 +296,7 @@ def secrets_problems(settings: dict[str, Any]) -> list[str]:
             "machine that you may write to (it is made when it is missing)"
         ]
     accounts = [user["name"] for user in settings["prefect_users"]]
-    accounts += ["playbook", *(f"worker-{worker['name']}" for worker in settings["prefect_workers"])]
+    accounts += ["playbook", "backups", *(f"worker-{worker['name']}" for worker in settings["prefect_workers"])]
     problems = []
     for account in dict.fromkeys(accounts):
         path = directory / "users" / account
@@ -532,8 +539,15 @@ def prefect_settings_problems(
     ]
 
 
+def prefect_typed(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The settings in the types that the roles' argument_specs name; none at all when one is of another."""
+    wrong_types: list[str] = []
+    settings = {name: typed(name, values[name], option, wrong_types) for name, option in options.items()}
+    return {} if wrong_types else settings
+
+
 class FilterModule:
-    """Makes the filter known to Ansible."""
+    """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        return {"prefect_settings_problems": prefect_settings_problems}
+        return {"prefect_settings_problems": prefect_settings_problems, "prefect_typed": prefect_typed}

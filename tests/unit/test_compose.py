@@ -98,6 +98,18 @@ def test_passwords_come_from_files() -> None:
         assert not [key for key in service["environment"] if key.endswith("PASSWORD")]
 
 
+def test_the_host_reaches_postgres_by_its_socket_and_hands_dumps_over_in_staging() -> None:
+    postgres = SERVICES["postgres"]
+    binds = {mount["target"]: mount for mount in postgres["volumes"] if isinstance(mount, dict)}
+    assert {target: mount["source"] for target, mount in binds.items()} == {
+        "/run/postgresql": "/var/lib/prefect/postgres/socket",
+        "/staging": "/var/backups/prefect/staging",
+    }
+    # Made by the kit with their owners, never by the engine as root's.
+    assert all(mount["bind"] == {"create_host_path": False} for mount in binds.values())
+    assert postgres["tmpfs"] == ["/tmp"]  # noqa: S108
+
+
 @pytest.mark.parametrize("name", RUNNING)
 def test_every_service_comes_back_tells_its_health_and_stops_in_peace(name: str) -> None:
     service = SERVICES[name]

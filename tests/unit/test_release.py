@@ -80,12 +80,11 @@ def test_content_that_moves_between_files_gives_another_name(flows):
     assert name(flows) != before
 
 
-@pytest.mark.parametrize("needed", ["prefect.yaml", "requirements.txt"])
-def test_a_directory_that_is_no_release(flows, needed):
-    (flows / needed).unlink()
+def test_a_directory_that_is_no_release(flows):
+    (flows / "requirements.txt").unlink()
     with pytest.raises(FileNotFoundError) as error:
         name(flows)
-    assert str(error.value) == f'flows_directory is "{flows}"; a release needs the file "{needed}" in it'
+    assert str(error.value) == f'"{flows}" has no file "requirements.txt", which a release needs'
 
 
 def test_the_flows_of_the_kit_are_a_release():

@@ -194,6 +194,18 @@ def test_text_that_reads_as_a_number_is_one(said):
     assert said(prefect_runs_retention_days="-30") == ['prefect_runs_retention_days is "-30"; it must be 1 or more']
 
 
+def test_settings_in_their_types(settings):
+    """What the other filters are given: text of the command line as numbers, and nothing where something is wrong."""
+    values = {
+        **settings,
+        "backups_jobs": "4",
+        "backups_offsite": [{"name": "far", "repository": "/mnt/x", "prune": "no"}],
+    }
+    typed = preflight.prefect_typed(values, OPTIONS)
+    assert typed["backups_jobs"] == 4 and typed["backups_offsite"][0]["prune"] is False
+    assert preflight.prefect_typed({**values, "backups_offsite": "far"}, OPTIONS) == {}
+
+
 def test_a_key_that_may_be_left_out_may_be_empty(said):
     assert said(prefect_workers=[{"name": "a", "pool": "general", "limit": None, "queues": None}]) == []
     assert said(prefect_workers=[{"name": "a", "pool": None}]) == [
@@ -249,7 +261,7 @@ def test_bad_users(said):
     assert said(prefect_users=[{"name": "ada"}, {"name": "bob"}, {"name": "ada"}]) == [
         'prefect_users: the name "ada" stands twice'
     ]
-    for name in ("playbook", "worker-general-1"):
+    for name in ("playbook", "backups", "worker-general-1"):
         assert said(prefect_users=[{"name": name}]) == [
             f'prefect_users: the name "{name}" is reserved for the playbook and its workers'
         ]
@@ -394,7 +406,7 @@ def give_password(settings: dict[str, Any], name: str, password: bytes) -> Path:
         (b"aaaabbbbccccdddd\n", "is made of 4 different characters; 6 or more are needed"),
     ],
 )
-@pytest.mark.parametrize("account", ["admin", "playbook", "worker-general-1"])
+@pytest.mark.parametrize("account", ["admin", "playbook", "backups", "worker-general-1"])
 def test_weak_password(said, settings, account, password, weakness):
     path = give_password(settings, account, password)
     (problem,) = said()

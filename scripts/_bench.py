@@ -1,0 +1,82 @@
+"""What the benches share: a provisioned VPS of their own, steps that are shown, and trials that are timed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+import _env
+from rich.console import Console
+
+from tests.lab.vps import engine, images, inventory
+from tests.lab.vps.playbook import run_playbook
+from tests.lab.vps.shell import LabError, cache_directory
+from tests.lab.vps.vps import Vps
+
+NAME = os.environ.get("PREFECT_BENCH_NAME", "bench")
+INVENTORY = cache_directory() / f"{NAME}-inventory"
+FREE_DISK_GB = 12
+SECONDS_TO_PROVISION = 1200
+
+console = Console(highlight=False)
+
+
+@contextlib.contextmanager
+def step(text: str) -> Iterator[Callable[[str], None]]:
+    """`with step("24 hours") as say:` shows it while it runs, with what `say` was last told, and its seconds at the end."""
+    started = time.monotonic()
+    with console.status(f"{text} …") as status:
+        yield lambda words: status.update(f"{text} … {words} [dim]{time.monotonic() - started:.0f} s[/]")
+    console.print(f"[green]✔[/] {text} [dim]{time.monotonic() - started:.0f} s[/]")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work()` takes."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@contextlib.contextmanager
+def vps(keep: bool) -> Iterator[Vps]:
+    """A VPS that site.yml has provisioned from nothing; gone afterwards, unless it is kept."""
+    free = shutil.disk_usage(_env.ROOT).free / 1024**3
+    if free < FREE_DISK_GB:
+        _env.fail(f'"{free:.1f}" GiB of disk are free; {FREE_DISK_GB} are needed', f"free some space on {_env.ROOT}")
+    load = os.getloadavg()[0]
+    if load > 1:
+        console.print(f"[yellow]Other work is going on here (load {load:.1f}): times and ratios will be less certain.[/]")
+    try:
+        engine.client()
+        ours = False
+    except LabError:
+        ours = True
+    made = Vps(NAME)
+    try:
+        with step(f"a VPS for the bench: {NAME}"):
+            engine.start_engine()
+            if not keep:
+                made.down()
+            new = made.state == "absent"
+            if new:
+                shutil.rmtree(INVENTORY, ignore_errors=True)
+            inventory.write(INVENTORY, made, made.up())
+        with step("ansible-playbook site.yml"):
+            play = run_playbook(INVENTORY, "site.yml", timeout=SECONDS_TO_PROVISION)
+        if play.returncode:
+            raise LabError(f"site.yml failed on the VPS {NAME}:\n{play.stdout[-6000:]}", "read its end above")
+        yield made
+    finally:
+        if keep:
+            console.print(f"The VPS stays; remove it: python3 -m tests.lab.vps down {NAME}")
+        else:
+            made.down()
+            shutil.rmtree(INVENTORY, ignore_errors=True)
+            if ours:
+                engine.stop_engine()
+
+
+__all__ = ["Vps", "console", "images", "step", "timed", "vps"]
