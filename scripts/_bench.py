@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import _env
 from rich.console import Console
 
-from tests.lab.vps import engine, images, inventory
+from tests.lab.vps import engine, inventory
 from tests.lab.vps.playbook import run_playbook
 from tests.lab.vps.shell import LabError, cache_directory
 from tests.lab.vps.vps import Vps
@@ -20,16 +20,30 @@ NAME = os.environ.get("PREFECT_BENCH_NAME", "bench")
 INVENTORY = cache_directory() / f"{NAME}-inventory"
 FREE_DISK_GB = 12
 SECONDS_TO_PROVISION = 1200
+# Where nobody sees a spinner.
+SECONDS_BETWEEN_LINES = 60
 
 console = Console(highlight=False)
+# Tables that are cut to 80 columns are of no use in a log.
+if not console.is_terminal:
+    console.width = 110
 
 
 @contextlib.contextmanager
 def step(text: str) -> Iterator[Callable[[str], None]]:
     """`with step("24 hours") as say:` shows it while it runs, with what `say` was last told, and its seconds at the end."""
-    started = time.monotonic()
+    started = said = time.monotonic()
     with console.status(f"{text} …") as status:
-        yield lambda words: status.update(f"{text} … {words} [dim]{time.monotonic() - started:.0f} s[/]")
+
+        def say(words: str) -> None:
+            nonlocal said
+            line = f"{text} … {words} [dim]{time.monotonic() - started:.0f} s[/]"
+            status.update(line)
+            if not console.is_terminal and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                console.print(f"  {line}")
+
+        yield say
     console.print(f"[green]✔[/] {text} [dim]{time.monotonic() - started:.0f} s[/]")
 
 
@@ -48,7 +62,9 @@ def vps(keep: bool) -> Iterator[Vps]:
         _env.fail(f'"{free:.1f}" GiB of disk are free; {FREE_DISK_GB} are needed', f"free some space on {_env.ROOT}")
     load = os.getloadavg()[0]
     if load > 1:
-        console.print(f"[yellow]Other work is going on here (load {load:.1f}): times and ratios will be less certain.[/]")
+        console.print(
+            f"[yellow]Other work is going on here (load {load:.1f}): times and ratios will be less certain.[/]"
+        )
     try:
         engine.client()
         ours = False
@@ -77,6 +93,3 @@ def vps(keep: bool) -> Iterator[Vps]:
             shutil.rmtree(INVENTORY, ignore_errors=True)
             if ours:
                 engine.stop_engine()
-
-
-__all__ = ["Vps", "console", "images", "step", "timed", "vps"]

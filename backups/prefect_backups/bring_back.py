@@ -57,9 +57,9 @@ def prove(backup: Backup, account: Manifest, postgres: Postgres, report: Report,
         revision = postgres.revision(RESTORING)
         if revision != account.revision:
             differences.append(f'the migration is "{revision}", the manifest says "{account.revision}"')
-    if differences:
-        raise Failure(
-            Code.MISMATCH,
-            f"the backup {backup.id} came back different from its manifest: {'; '.join(differences[:5])}",
-            hint,
-        )
+        if differences:
+            raise Failure(
+                Code.MISMATCH,
+                f"the backup {backup.id} came back different from its manifest: {'; '.join(differences[:5])}",
+                hint,
+            )

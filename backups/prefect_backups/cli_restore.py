@@ -1,6 +1,6 @@
 """prefect-restore: what a tired person types on the bad night.
 
-It asks, shows and decides in front; the work itself runs as a unit of systemd (prefect-restore-run), so that a lost ssh
+It asks, shows and decides in front; the work itself runs as a unit of systemd (prefect-restore-run-NUMBER), so that a lost ssh
 connection does not end it, and so that its death at any point starts prefect-restore.service, which finishes it.
 """
 
@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,9 @@ from .progress import Report, duration, size
 from .restic import Backup
 from .restore import Interrupted, Plan, Request, Restore
 
-UNIT = "prefect-restore-run"
+# Each has a name of its own: systemd may keep that of one that died for a while.
+UNIT = f"prefect-restore-run-{os.getpid()}.service"
+UNITS = "prefect-restore-run-*.service"
 # Before it counts as ended: what a killed safety backup has left.
 CLEAN = "/usr/local/sbin/prefect-backup clean"
 # What systemd-run says when the unit ended by a signal.
@@ -146,17 +147,6 @@ def explain(plan: Plan, request: Request, report: Report) -> None:
     )
 
 
-def forget_unit() -> None:
-    """Let systemd forget a unit that died: while it has our name, no other one can. That takes it a moment."""
-    subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
-    show = ["systemctl", "show", "--property=LoadState", "--value", UNIT]
-    end = time.monotonic() + 10
-    while subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip() != "not-found":
-        if time.monotonic() > end:
-            return
-        time.sleep(0.2)
-
-
 def in_unit(arguments: list[str], report: Report) -> int:
     """Run ourselves as a unit of systemd with our own stdin, stdout and stderr; gives its exit code."""
     command = ["systemd-run", "--quiet", f"--unit={UNIT}", "--description=Restore of a Prefect backup"]
@@ -170,7 +160,6 @@ def in_unit(arguments: list[str], report: Report) -> int:
         if name in os.environ:
             command += [f"--setenv={name}={os.environ[name]}"]
     command += ["--", str(Path(sys.argv[0]).resolve()), "--in-unit", *arguments]
-    forget_unit()
     # A group of its own: Ctrl-C is for us to pass on, or systemd-run would end and leave the unit without a reader.
     waiting = subprocess.Popen(command, process_group=0)
 
@@ -208,7 +197,7 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     now = datetime.now(UTC)
     if options.resume:
         result = restore.resume() or {"resumed": "nothing"}
-        subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
+        subprocess.run(["systemctl", "reset-failed", UNITS], capture_output=True, check=False)
         return result
     request = request_of(options, now)
     result = restore.undo(request) if options.undo else restore.run(request)
@@ -231,10 +220,10 @@ def front(options: argparse.Namespace, arguments: list[str], report: Report) -> 
         if not options.json:
             report.console.print(table_of(backups, state, datetime.now(UTC)))
         return {"backups": [one.id for one in backups]}
-    if options.undo:
+    if options.undo and not options.dry_run:
         # It may be trying for minutes what the person has given up: a restored server that does not come.
         subprocess.run(["systemctl", "stop", "prefect-restore.service"], check=False)
-    # Said now, not by a unit whose name is taken.
+    # Said now, not in the middle of what a unit says.
     with only_one(state, "a restore"):
         pass
     if options.undo:
@@ -259,7 +248,7 @@ def main() -> int:
     """The command; gives the exit code."""
     arguments = sys.argv[1:]
     options = parser().parse_args(arguments)
-    report = Report(sys.stderr)
+    report = Report(sys.stderr, log="prefect-restore" if options.in_unit else "")
     try:
         if os.geteuid() != 0:
             raise Failure(Code.SETTINGS, "prefect-restore needs root", "sudo prefect-restore …")

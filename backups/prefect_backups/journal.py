@@ -34,6 +34,8 @@ class Journal:
     workers: list[str] = field(default_factory=list)
     # Work pools that were paused to let running flow runs end.
     paused: list[str] = field(default_factory=list)
+    # Whether what was live is worth keeping for an undo; an empty database is not.
+    keep_previous: bool = True
     # Scheduled runs from before this moment (seconds since 1970) are cancelled; none with 0.
     cancel_before: float = 0.0
     # Seconds since 1970: when it began, and when the server was stopped.

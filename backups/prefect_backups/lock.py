@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import Code, Failure
+from .progress import duration
 
 # How long somebody waits by default, in seconds: an hourly backup gives way to a verification that takes minutes.
 PATIENCE = 0.0
@@ -53,8 +54,8 @@ def only_one(state: Path, what: str, patience: float = PATIENCE) -> Iterator[Non
 def _busy(text: str) -> Failure:
     try:
         holder = json.loads(text)
-        minutes = max(0, time.time() - holder["since"]) / 60
-        who = f"{holder['what']} (process {holder['pid']}) has been at work for {minutes:.0f} minutes"
+        long = duration(max(0.0, time.time() - holder["since"]))
+        who = f"{holder['what']} (process {holder['pid']}) has been at work for {long}"
     except (ValueError, KeyError):
         who = "another backup, verification or restore is at work"
     return Failure(

@@ -21,6 +21,7 @@ import psycopg
 from docker.models.containers import Container
 from psycopg import sql
 
+from . import parts
 from .errors import Code, Failure
 from .settings import Settings
 
@@ -30,6 +31,8 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 LIVE = "prefect"
 RESTORING = "prefect_restore"
 PREVIOUS = "prefect_previous"
+# The one that PREVIOUS was, until the restore that gives it up has ended well.
+GIVEN_UP = "prefect_given_up"
 
 CONTAINER = "prefect-postgres"
 # Where `staging` is inside the container.
@@ -252,7 +255,7 @@ class Postgres:
     def dump(self, directory: str, snapshot: str, jobs: int, watch: Callable[[], None] | None = None) -> None:
         """pg_dump of the live database, as another transaction sees it, to `staging/directory` (which it makes).
 
-        Raises Failure (DUMP).
+        Its large files are cut into small ones (see parts.py). Raises Failure (DUMP).
         """
         self.run(
             [
@@ -269,9 +272,17 @@ class Postgres:
             Code.DUMP,
             watch=watch,
         )
+        try:
+            parts.split(self.staging / directory)
+        except OSError as error:
+            raise Failure(Code.DUMP, f"the dump could not be cut into files: {error}", "look at: df -h") from error
 
     def load(self, directory: str, database: str, jobs: int, watch: Callable[[], None] | None = None) -> None:
-        """pg_restore of `staging/directory` into a new database. Raises Failure (RESTORE)."""
+        """pg_restore of `staging/directory`, as `dump` left it, into a new database. Raises Failure (RESTORE)."""
+        try:
+            parts.join(self.staging / directory)
+        except OSError as error:
+            raise Failure(Code.RESTORE, f"the dump's files could not be joined: {error}", "look at: df -h") from error
         self.run(
             [
                 "pg_restore",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import syslog
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
@@ -55,7 +56,11 @@ class _Unbreakable:
 class Report:
     """Steps with progress on `stream` (stderr: stdout is for results, such as --json)."""
 
-    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO, quiet: bool = False, log: str = "") -> None:
+        """With `log`, what is said also goes to the system's log under that name, for who has lost the terminal."""
+        self._log = bool(log)
+        if log:
+            syslog.openlog(log)
         # A journal, a pipe or ssh without a terminal has no width; ids must not be cut to one that is made up.
         width = None if stream.isatty() else 200
         self.console = Console(
@@ -73,7 +78,9 @@ class Report:
         return cls(open(os.devnull, "w"), quiet=True)
 
     def say(self, text: str, style: str = "") -> None:
-        """One line."""
+        """One line, or a few."""
+        for line in text.splitlines() if self._log else ():
+            syslog.syslog(line)
         self.console.print(text, style=style or None, markup=False)
 
     @contextlib.contextmanager

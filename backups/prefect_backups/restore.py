@@ -35,7 +35,7 @@ from .bring_back import bring_back, prove
 from .errors import Code, Failure
 from .journal import Journal
 from .lock import only_one
-from .postgres import LIVE, PREVIOUS, RESTORING, Postgres
+from .postgres import GIVEN_UP, LIVE, PREVIOUS, RESTORING, Postgres
 from .progress import Report, duration, failpoint, size
 from .restic import Backup, Repository
 from .settings import Settings
@@ -233,6 +233,7 @@ class Restore:
             self._safety(plan, request)
             journal = Journal(plan.backup.id)
             journal.cancel_before = plan.cancel_before.timestamp() if plan.cancel_before else 0.0
+            journal.keep_previous = plan.live in ("readable", "unreadable")
             journal.save(self.state)
             try:
                 if request.new_cluster:
@@ -243,14 +244,10 @@ class Restore:
                 # What was there goes on serving, so nothing must be left of the attempt.
                 self._take_back(journal)
                 raise
-            facts = self._switch(journal, [(LIVE, PREVIOUS), (RESTORING, LIVE)], request)
-            undo = None
-            if plan.live in ("readable", "unreadable"):
-                previous.note(self.settings, plan.backup.id)
-                undo = "prefect-restore --undo"
-            else:
-                self.postgres.drop(PREVIOUS)
+            renames = [(PREVIOUS, GIVEN_UP), (LIVE, PREVIOUS), (RESTORING, LIVE)]
+            facts = self._switch(journal, renames, request)
             facts |= self._prove(request)
+        undo = "prefect-restore --undo" if journal.keep_previous else None
         made = {"backup": plan.backup.id, "repository": plan.repository.name, "undo": undo}
         return {**made, **facts, "seconds": self.report.seconds}
 
@@ -319,8 +316,8 @@ class Restore:
             with self.report.step("workers stopped", "stop workers"):
                 self.stack.stop_workers(journal.workers)
             self._unpause(journal)
-            if renames[0] == (LIVE, PREVIOUS):
-                self.postgres.drop(PREVIOUS)
+            # Of a restore that was killed after its swap.
+            self.postgres.drop(GIVEN_UP)
             stopped = time.monotonic()
             with self.report.step("server stopped", "stop server"):
                 self.stack.stop_server()
@@ -348,6 +345,12 @@ class Restore:
                 cancel_message=CANCELLED.format(backup=journal.backup),
             )
         self._start_workers(journal)
+        # The undo of an earlier restore is given up only now, when this one has one of its own.
+        self.postgres.drop(GIVEN_UP)
+        if journal.keep_previous:
+            previous.note(self.settings, journal.backup)
+        else:
+            self.postgres.drop(PREVIOUS)
         failpoint("end")
         journal.end(self.state)
         return {**facts, "workers": len(journal.workers), "downtime_seconds": round(downtime, 1)}
@@ -409,7 +412,6 @@ class Restore:
             journal.save(self.state)
             aside = "prefect_swapping"
             facts = self._switch(journal, [(LIVE, aside), (PREVIOUS, LIVE), (aside, PREVIOUS)], request)
-            previous.note(self.settings, "undo")
             facts |= self._prove(request)
         return {"backup": "undo", "undo": "prefect-restore --undo", **facts, "seconds": self.report.seconds}
 
@@ -452,17 +454,23 @@ class Restore:
         self.stack.volume().mkdir(mode=0o755, exist_ok=True)
         self.stack.start_postgres(self.postgres)
         if journal.phase == "building" or (journal.phase == "switching" and self._oid(LIVE) != journal.target):
-            self._take_back(journal)
+            if not self._take_back(journal):
+                raise Failure(
+                    Code.NOT_READY,
+                    f'the restore of "{journal.backup}" that was cut off cannot be taken back yet',
+                    "look at: docker ps --all ; journalctl -n 20 -u prefect-stack ; then: prefect-restore --resume",
+                )
             self.report.say("It is taken back: the data of before the restore are served. Run the restore again.")
             return {"backup": journal.backup, "resumed": "taken back"}
         facts = self._go_live(journal)
         self.report.say("It is finished: the restored data are served.")
-        if PREVIOUS in self.postgres.databases():
-            previous.note(self.settings, journal.backup)
         return {"backup": journal.backup, "resumed": "finished", **facts}
 
-    def _take_back(self, journal: Journal) -> None:
-        """Leave nothing of an attempt: the old database serves, as before. What cannot be done now stays in the journal."""
+    def _take_back(self, journal: Journal) -> bool:
+        """Leave nothing of an attempt: the old database serves, as before. What cannot be done now stays in the journal.
+
+        Gives whether all of it was done: it is called where another failure is on its way already.
+        """
         with contextlib.suppress(Failure, psycopg.Error):
             self.postgres.end_orphans()
             if journal.backup != "undo":
@@ -474,6 +482,8 @@ class Restore:
                 self._unpause(journal)
                 self._start_workers(journal)
             journal.end(self.state)
+            return True
+        return False
 
     def _start_workers(self, journal: Journal) -> None:
         with self.report.step("workers started", "start workers"):

@@ -22,6 +22,8 @@ WORKERS = "prefect-worker@*.service"
 # Seconds until a started server must be ready; a small host under load needs most of it.
 SERVER_SECONDS = 180
 POSTGRES_SECONDS = 120
+# And how often Docker may start it anew meanwhile, before it is given up.
+POSTGRES_RESTARTS = 3
 
 
 def _run(arguments: list[str], code: Code, hint: str, seconds: float = 600) -> str:
@@ -123,13 +125,26 @@ class Stack:
         """Start Postgres where it does not run. Raises Failure (NO_DATABASE) with its last words when it does not come."""
         try:
             self.compose("up", "--detach", "--no-recreate", "postgres", code=Code.NO_DATABASE)
-            postgres.wait(POSTGRES_SECONDS)
-        except Failure as error:
+            self._wait_for_postgres()
+            postgres.wait(10)
+        except (Failure, docker.errors.DockerException) as error:
             raise Failure(
                 Code.NO_DATABASE,
                 f'Postgres does not start: "{self.last_words(CONTAINER)}"',
                 "if its data is beyond repair, set it aside and begin a new cluster: prefect-restore --latest --new-cluster",
             ) from error
+
+    def _wait_for_postgres(self) -> None:
+        """Wait for its health check, which asks over TCP: while a cluster is being made, a temporary server answers on
+        the socket. Raises Failure (NO_DATABASE) when it does not come, or ends again and again."""
+        container = docker.from_env().containers.get(CONTAINER)
+        restarts = container.attrs["RestartCount"]
+        end = time.monotonic() + POSTGRES_SECONDS
+        while (container.status, container.health) != ("running", "healthy"):
+            if time.monotonic() > end or container.attrs["RestartCount"] - restarts >= POSTGRES_RESTARTS:
+                raise Failure(Code.NO_DATABASE, f"it is {container.status}, {container.health}")
+            time.sleep(0.2)
+            container.reload()
 
     def last_words(self, container: str) -> str:
         """The last lines of a container's log, in one."""

@@ -32,7 +32,7 @@ from tests.lab.vps.vps import Vps
 NAME = "tests"
 DOMAIN = "prefect.lab.test"
 # What site.yml puts on a host; a change there makes a kept VPS be provisioned again.
-DEPLOYED = ("ansible", "caddy", "compose", "flows", "systemd")
+DEPLOYED = ("ansible", "backups", "caddy", "compose", "flows", "systemd")
 SECONDS_TO_PROVISION = 1800
 
 Aloud = Callable[[str], AbstractContextManager[None]]
@@ -91,6 +91,12 @@ ORDER = (
     "test_flows",
     "test_tls_modes",
     "test_resilience",
+    "test_backups",
+    "test_backups_faults",
+    "test_restore_refusals",
+    "test_restore",
+    "test_restore_deaths",
+    "test_total_loss",
     "test_demo",
 )
 

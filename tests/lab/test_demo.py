@@ -60,6 +60,7 @@ def test_an_interrupted_try_is_no_harm(tmp_path):
 def test_it_ends_with_a_completed_flow_run_and_a_working_address(tmp_path):
     said = demo(tmp_path)
     assert re.search(r'hello/hello: flow run "[\w-]+" Completed in', re.sub(r"\s+", " ", said))
+    assert re.search(r"Restored \d{8}T\d{6}Z from local\. The API was away for [\d.]+ s\.", said)
     address = re.search(r"Prefect runs at (https://[\d.]+)\s+user admin\s+password (\S+)", said)
     assert address, said
     ca = REPOSITORY / f".{NAME}" / "inventory" / "ca.crt"

@@ -1,0 +1,459 @@
+"""prefect-restore on the bad night: what is broken, one command, and what the restored world is like.
+
+The world is made through the API and by flows. Every backup and every restore is a real one; what came back is read
+through the public door.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.lab import restores
+from tests.lab.restores import WORKER, back_up, databases, leftovers, mark, marker, restore, restored, until
+from tests.lab.seed import counts, psql, seed
+from tests.lab.vps.vps import Vps
+
+SECRET = "correct horse battery staple"
+BLOCK, VARIABLE, ARTIFACT, LIMIT, TAG = "restore-block", "restore-variable", "restore-artifact", "restore-limit", "slow"
+ALONE = "exclusive/one-at-a-time"
+LONG = 900  # seconds: longer than any test here takes
+ROWS = 1_000_000
+
+# A flow run with a task run at work, and a slot of a limit and of a tag's limit, until somebody kills it.
+AT_WORK = f"""
+import time
+from prefect import flow, task
+from prefect.concurrency.sync import concurrency
+
+@task(tags=["{TAG}"])
+def wait():
+    with concurrency("{LIMIT}", occupy=1):
+        time.sleep({LONG})
+
+@flow(name="restore-at-work")
+def at_work():
+    wait()
+
+at_work()
+"""
+
+
+@dataclass
+class World:
+    """What was there when the backup was made, by id."""
+
+    backup: str
+    # Ended; Running with a task run; Running in a deployment that allows one at a time.
+    done: str
+    at_work: str
+    alone: str
+    # Scheduled, hours and minutes before the backup; nobody had taken them.
+    hours_ago: str
+    minutes_ago: str
+    block: str
+    artifact: str
+    next_runs: list[str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_timers(vps: Vps) -> Iterator[None]:
+    with restores.no_timers(vps):
+        yield
+
+
+def make_block(door: Any) -> str:
+    """An encrypted Secret block; gives its id."""
+    door.post("/api/block_types/install_system_block_types", {})
+    kind = door.get("/api/block_types/slug/secret").raise_for_status().json()["id"]
+    body = {"block_schemas": {"block_type_id": {"any_": [kind]}}}
+    schema = door.post("/api/block_schemas/filter", body).raise_for_status().json()[0]["id"]
+    body = {"name": BLOCK, "block_type_id": kind, "block_schema_id": schema, "data": {"value": SECRET}}
+    return door.post("/api/block_documents/", body).raise_for_status().json()["id"]
+
+
+def messages(door: Any, run: str) -> list[str]:
+    """The log of a flow run."""
+    found = door.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}).raise_for_status().json()
+    return [line["message"] for line in found]
+
+
+def slots(door: Any) -> dict[str, int]:
+    """Slots that are taken, by the name of their limit, as far as there are any."""
+    found = door.post("/api/v2/concurrency_limits/filter", {}).raise_for_status().json()
+    return {one["name"]: round(one["active_slots"]) for one in found if one["active_slots"]}
+
+
+def next_runs(door: Any) -> list[str]:
+    """The times to come for which the deployment with a schedule has runs."""
+    body = {
+        "deployments": {"id": {"any_": [restores.deployment(door, "report/interval")["id"]]}},
+        "flow_runs": {"expected_start_time": {"after_": datetime.now(UTC).isoformat()}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    runs = door.post("/api/flow_runs/filter", body).raise_for_status().json()
+    return [one["expected_start_time"] for one in runs if one["state_type"] == "SCHEDULED"]
+
+
+def remove_world(vps: Vps, door: Any) -> None:
+    """Remove what a former session has left, as far as it is in the way: names, and places that nobody gives back."""
+    vps.ssh("systemctl kill --signal=KILL at-work.service", check=False)
+    body = {"deployments": {"id": {"any_": [restores.deployment(door, ALONE)["id"]]}}}
+    for run in door.post("/api/flow_runs/filter", body).raise_for_status().json():
+        door.delete(f"/api/flow_runs/{run['id']}").raise_for_status()
+    for name in slots(door):
+        door.request("PATCH", f"/api/v2/concurrency_limits/{name}", json={"active_slots": 0}).raise_for_status()
+    for path in (
+        f"/api/variables/name/{VARIABLE}",
+        f"/api/v2/concurrency_limits/{LIMIT}",
+        f"/api/concurrency_limits/tag/{TAG}",
+    ):
+        door.delete(path)
+    found = door.get(f"/api/block_types/slug/secret/block_documents/name/{BLOCK}")
+    if found.status_code == 200:
+        door.delete(f"/api/block_documents/{found.json()['id']}").raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def world(vps: Vps, door: Any) -> Iterator[World]:
+    """A world, its backup, and then a later world: the marker says which is served."""
+    remove_world(vps, door)
+    mark(door, "backup")
+    block = make_block(door)
+    door.post("/api/variables/", {"name": VARIABLE, "value": {"kept": [1, 2]}}).raise_for_status()
+    body = {"key": ARTIFACT, "type": "markdown", "data": "# kept"}
+    artifact = door.post("/api/artifacts/", body).raise_for_status().json()["id"]
+    door.post("/api/v2/concurrency_limits/", {"name": LIMIT, "limit": 1}).raise_for_status()
+    door.post("/api/concurrency_limits/", {"tag": TAG, "concurrency_limit": 1}).raise_for_status()
+    done = restores.start_run(door, "smoke/smoke")
+    alone = restores.start_run(door, ALONE, {"seconds": LONG})
+    files = "".join(f" -p EnvironmentFile=/etc/prefect/workers/general-1{end}.env" for end in ("", ".secret"))
+    settings = "-E HOME=/tmp/at-work -E PREFECT_HOME=/tmp/at-work -p User=prefect -p PrivateTmp=yes"
+    python = "/opt/prefect/worker/venv/bin/python -"
+    # The script comes in a file: a unit has no standard input that outlives ssh.
+    vps.ssh(
+        "cat > /run/at-work.py; systemd-run --quiet --collect --unit at-work -p StandardInput=file:/run/at-work.py "
+        f"{files} {settings} {python}",
+        text=AT_WORK,
+    )
+    restores.until_state(door, done, "Completed")
+    # Task runs and logs travel by themselves, a little behind the state of the flow run.
+    until("the log of a run", lambda: "" if "smoke: done" in messages(door, done) else messages(door, done))
+    until("its task runs", lambda: "" if (now := restores.task_states(door, done)) == ["Completed"] * 3 else now)
+    restores.until_state(door, alone, "Running")
+    at_work: list[str] = []
+
+    def not_at_work() -> str:
+        body = {
+            "flows": {"name": {"any_": ["restore-at-work"]}},
+            "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
+        }
+        at_work[:] = [one["id"] for one in door.post("/api/flow_runs/filter", body).raise_for_status().json()]
+        return "" if at_work and restores.task_states(door, at_work[0]) == ["Running"] else f"runs: {at_work}"
+
+    until("a flow with a task at work", not_at_work)
+    until("three slots taken", lambda: "" if len(slots(door)) == 3 else str(slots(door)))
+    # Nobody takes what is asked for from here on. The worker kills its flows, and Prefect leaves their runs Running.
+    vps.ssh(f"systemctl stop {WORKER}; systemctl kill --signal=KILL at-work.service; rm /run/at-work.py")
+    now = datetime.now(UTC)
+    hours_ago, minutes_ago = (
+        restores.start_run(door, "smoke/smoke", at=(now - timedelta(minutes=minutes)).isoformat())
+        for minutes in (180, 5)
+    )
+    until("runs of the schedule", lambda: "" if next_runs(door) else "none yet")
+    upcoming = next_runs(door)
+    made = World(back_up(vps), done, at_work[0], alone, hours_ago, minutes_ago, block, artifact, upcoming)
+    vps.ssh(f"systemctl start {WORKER}")
+    mark(door, "later")
+    yield made
+    assert leftovers(vps) == []
+
+
+def assert_restored(door: Any, world: World) -> None:
+    """Known rows of the backup, read back through the public door."""
+    assert marker(door) == "backup"
+    secret = door.get(f"/api/block_documents/{world.block}?include_secrets=true").raise_for_status().json()
+    assert secret["data"] == {"value": SECRET}
+    assert door.get(f"/api/variables/name/{VARIABLE}").raise_for_status().json()["value"] == {"kept": [1, 2]}
+    assert door.get(f"/api/artifacts/{world.artifact}").raise_for_status().json()["data"] == "# kept"
+    assert restores.state_of(door, world.done) == "Completed"
+    assert restores.task_states(door, world.done) == ["Completed"] * 3
+    assert messages(door, world.done).count("smoke: done") == 1
+
+
+# --- disasters ---------------------------------------------------------------------------------------------------
+
+
+def test_a_corrupted_data_file(vps: Vps, door: Any, world: World) -> None:
+    """What cannot be read is not backed up first, and not thrown away either. Then: the restored world in order."""
+    path = psql(vps, "CHECKPOINT; SELECT pg_relation_filepath('log')")
+    volume = "$(docker volume inspect --format '{{.Mountpoint}}' prefect_postgres)"
+    # In the middle of the first page's rows, with nobody having it in memory afterwards.
+    vps.ssh(
+        "docker stop prefect-server prefect-postgres && "
+        f"printf XXXXXXXX | dd of={volume}/{path} bs=1 seek=8000 conv=notrunc status=none && "
+        "systemctl restart prefect-stack"
+    )
+    refused = restore(vps, "--id", world.backup)
+    assert refused.exit == 22
+    assert refused.facts["code"] == "SAFETY_BACKUP"
+    assert "Refusing to go on: what is there now cannot be backed up first: " in refused.facts["error"]
+    assert "invalid page in block 0 of relation" in refused.facts["error"]
+    assert refused.facts["hint"] == (
+        "nothing has changed. To go on without: the same command with --without-safety-backup; what is there"
+        " is then kept as it is, for prefect-restore --undo, and nowhere else"
+    )
+    assert leftovers(vps) == []
+    assert marker(door) == "later"
+
+    outcome = restored(vps, "--id", world.backup, "--without-safety-backup", "--outage-since", "1h")
+    facts = outcome.facts
+    assert {key: facts[key] for key in ("backup", "repository", "undo", "workers")} == {
+        "backup": world.backup,
+        "repository": "local",
+        "undo": "prefect-restore --undo",
+        "workers": 1,
+    }
+    assert (facts["crashed"], facts["crashed_task_runs"], facts["slots_freed"]) == (2, 1, 3)
+    assert (facts["cancelled"], facts["late"]) == (1, 1)
+    assert facts["smoke"].startswith("flow run Completed with 3 task runs in ")
+    assert facts["downtime_seconds"] > 0
+    assert f"Restored {world.backup} from local. The API was away for {facts['downtime_seconds']} s." in outcome.said
+    assert (
+        "2 flow runs that were at work then are Crashed, 1 whose time had passed are Cancelled, 1 run late;"
+        " 3 concurrency slots came free."
+    ) in outcome.joined
+    assert_restored(door, world)
+
+
+def test_the_restored_world_is_in_order(door: Any, world: World) -> None:
+    message = f"Its process did not survive: the server was restored from the backup {world.backup}."
+    for run in (world.at_work, world.alone):
+        assert restores.flow_run(door, run)["state"]["message"] == message
+        assert restores.state_of(door, run) == "Crashed"
+    assert restores.task_states(door, world.at_work) == ["Crashed"]
+    late = restores.flow_run(door, world.hours_ago)["state"]
+    assert late["name"] == "Cancelled"
+    assert late["message"] == f"Its time passed before the server was restored from the backup {world.backup}."
+    restores.until_state(door, world.minutes_ago, "Completed")
+    assert slots(door) == {}
+    # The place of the dead run is free for the next one.
+    restores.until_state(door, restores.start_run(door, ALONE, {"seconds": 0}), "Completed")
+    # The runs to come that the backup knew are still to come, and there are new ones behind them.
+    now = datetime.now(UTC).isoformat()
+    assert {one for one in world.next_runs if one > now} <= set(next_runs(door))
+
+
+class Terminal:
+    """prefect-restore on a terminal over ssh, as a person has it."""
+
+    def __init__(self, vps: Vps, *arguments: str, **environment: str) -> None:
+        command = restores._command(("prefect-restore", *arguments), environment)
+        ssh = [*vps.ssh_command()[:1], "-tt", *vps.ssh_command(f"stty cols 200; {command}")[1:]]
+        self.process = subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.seen = ""
+
+    def read_until(self, text: str) -> None:
+        """Read until something is there to read. Raises AssertionError when it does not come."""
+        while text not in self.seen:
+            # One by one: whoever waits for more does not see a question.
+            part = self.process.stdout.read(1)  # type: ignore[union-attr]
+            assert part, f'"{text}" did not come: {self.seen}'
+            self.seen += part.decode(errors="replace")
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        self.process.stdin.write(f"{text}\n".encode())  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+
+    def end(self) -> int:
+        """The exit code, after all that was still said."""
+        self.seen += self.process.communicate(timeout=restores.LIMIT)[0].decode(errors="replace")
+        return self.process.returncode
+
+
+def test_a_person_at_a_terminal_may_say_no(vps: Vps, door: Any, world: World) -> None:
+    mark(door, "later")
+    number = restores.backups(vps).index(world.backup) + 1
+    terminal = Terminal(vps)
+    terminal.read_until("Which one?")
+    assert world.backup in terminal.seen
+    terminal.type(str(number))
+    terminal.read_until("Go on?")
+    assert f"Backup    {world.backup}, " in terminal.seen
+    assert "There now is backed up first, then kept as it is for --undo" in terminal.seen
+    terminal.type("n")
+    assert terminal.end() == 28
+    assert "ERROR: nothing was changed" in terminal.seen
+    assert marker(door) == "later"
+
+
+def test_a_dropped_table_and_a_lost_connection(vps: Vps, door: Any, world: World) -> None:
+    """A restore on a terminal: nothing else begins meanwhile, and when the terminal goes, the work goes on."""
+    psql(vps, "DROP TABLE flow_run CASCADE")
+    assert door.post("/api/flow_runs/filter", {}).is_server_error
+    terminal = Terminal(vps, "--id", world.backup, PREFECT_BACKUPS_FAILPOINT="stop:compare")
+    terminal.read_until("Go on?")
+    assert "the database there now cannot be read whole" in terminal.seen
+    assert 'relation "flow_run" does not exist' in terminal.seen
+    terminal.type("y")
+    until("a restore that stands still", lambda: restores.not_halted(vps))
+    try:
+        for command in (("prefect-restore", "--latest", "--yes"), ("prefect-restore", "--undo", "--yes")):
+            busy = restores.run(vps, *command)
+            assert busy.exit == 11
+            assert busy.facts["error"].startswith("Refusing to start: a restore (process ")
+            assert busy.facts["hint"] == "wait until it has ended; see: systemctl list-units 'prefect-*'"
+        assert restores.run(vps, "prefect-backup", "create", "--wait", "0").exit == 11
+        terminal.process.kill()
+        terminal.process.wait()
+        # What asked the questions; the unit has other arguments.
+        until("the end of the session", lambda: vps.ssh("pgrep -f '[p]refect-restore --id'", check=False).stdout)
+    finally:
+        vps.ssh(f"systemctl kill --signal=CONT '{restores.UNITS}'")
+    until("the rest of the restore", lambda: leftovers(vps))
+    assert_restored(door, world)
+
+
+def test_a_wiped_volume(vps: Vps, door: Any, world: World) -> None:
+    """Postgres is down, and starts with nothing. There is nothing to go back to then."""
+    volume = vps.ssh("docker volume inspect --format '{{.Mountpoint}}' prefect_postgres").stdout.strip()
+    vps.ssh(f"docker stop prefect-server prefect-postgres && find {volume} -mindepth 1 -delete")
+    outcome = restored(vps, "--id", world.backup, "--run-late")
+    assert "Postgres was down and has been started" in outcome.said
+    assert "the database there now is empty" in outcome.said
+    facts = outcome.facts
+    assert (facts["undo"], facts["crashed"], facts["cancelled"], facts["late"]) == (None, 2, 0, 2)
+    assert_restored(door, world)
+    for run in (world.hours_ago, world.minutes_ago):
+        restores.until_state(door, run, "Completed")
+
+    nothing = restore(vps, "--undo")
+    assert nothing.exit == 27
+    assert nothing.facts["error"] == 'there is no restore to undo: no database "prefect_previous"'
+    assert nothing.facts["hint"] == (
+        "it is kept for 7 days after a restore; safety backups are in: prefect-restore --list"
+    )
+
+
+# --- going back --------------------------------------------------------------------------------------------------
+
+
+def test_undo_and_undo_of_the_undo(vps: Vps, door: Any, world: World) -> None:
+    """Running flow runs are given time to end, in the world that is left; going back finds it so."""
+    mark(door, "later")
+    ending = restores.start_run(door, ALONE, {"seconds": 8})
+    restores.until_state(door, ending, "Running")
+    outcome = restored(vps, "--id", world.backup, "--drain", str(RUNNING_ENDS))
+    safety = outcome.said.split("kept as ")[1].split()[0]
+    assert safety in restores.backups(vps)
+    # Without a word about it, what was due before the last sign of life of the world before is cancelled.
+    assert (outcome.facts["cancelled"], outcome.facts["late"]) == (2, 0)
+    assert_restored(door, world)
+    assert door.get(f"/api/flow_runs/{ending}").status_code == 404
+
+    undone = restored(vps, "--undo")
+    assert (undone.facts["backup"], undone.facts["undo"]) == ("undo", "prefect-restore --undo")
+    assert undone.facts["smoke"].startswith("flow run Completed with 3 task runs")
+    assert marker(door) == "later"
+    assert restores.state_of(door, ending) == "Completed"
+    assert door.get("/api/work_pools/general").json()["is_paused"] is False
+
+    restored(vps, "--undo")
+    assert_restored(door, world)
+
+
+RUNNING_ENDS = 120  # seconds given to a flow run that takes a few
+
+
+def test_choices_change_nothing(vps: Vps, door: Any, world: World) -> None:
+    """--list, --dry-run with each way to say which, and nobody to ask."""
+    mark(door, "later")
+    there = restores.backups(vps)
+    assert there == sorted(there, reverse=True)
+    older, newest = world.backup, there[0]
+    before = (databases(vps), vps.ssh("docker inspect --format '{{.State.StartedAt}}' prefect-server").stdout)
+    moment = datetime.strptime(older, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).isoformat()
+    for which, expected in ((("--latest",), newest), (("--before", moment), older), (("--id", older[:-1]), older)):
+        planned = restores.run(vps, "prefect-restore", *which, "--dry-run")
+        assert planned.exit == 0, planned.said
+        assert planned.facts == {"dry_run": True}
+        assert f"Backup    {expected}, " in planned.said
+        assert "Nothing was changed (--dry-run)." in planned.said
+    nobody = restores.run(vps, "prefect-restore")
+    assert (nobody.exit, nobody.facts["error"]) == (28, "no backup was named, and nobody can be asked here")
+    assert nobody.facts["hint"] == "prefect-restore --latest --yes, or --id ID"
+    nobody = restores.run(vps, "prefect-restore", "--latest")
+    assert (nobody.exit, nobody.facts["error"]) == (28, "nobody can be asked here")
+    for which, error in (
+        (("--id", "19990101"), 'there is no backup "19990101"; '),
+        (("--before", "2001-01-01"), "there is no backup from before 2001-01-01 00:00 "),
+        (("--before", "soon"), '"soon" is not a time'),
+        (("--latest", "--from", "moon"), 'there is no repository "moon"; there are: local'),
+    ):
+        unknown = restore(vps, *which)
+        assert (unknown.exit, unknown.facts["code"]) == (21, "NOT_FOUND")
+        assert unknown.facts["error"].startswith(error)
+    after = (databases(vps), vps.ssh("docker inspect --format '{{.State.StartedAt}}' prefect-server").stdout)
+    assert after == before
+    assert marker(door) == "later"
+    assert leftovers(vps) == []
+
+
+# --- a million rows ----------------------------------------------------------------------------------------------
+
+
+def loading(vps: Vps) -> str:
+    """Nothing, once rows are being copied into the new database."""
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = 'prefect_restore' AND query LIKE 'COPY%' AND state = 'active'"
+    )
+    return "" if psql(vps, query, database="postgres") else "no rows are being copied"
+
+
+def test_a_million_rows_and_a_cluster_that_does_not_start(vps: Vps, door: Any, world: World) -> None:
+    """Killed in the middle of the load, then onto a new cluster."""
+    seed(vps, ROWS)
+    mark(door, "million")
+    before = counts(vps)
+    assert sum(before.values()) >= ROWS
+    big = back_up(vps)
+
+    command = vps.ssh_command(f"prefect-restore --id {big} --yes --without-safety-backup")
+    killed = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until("rows on their way", lambda: loading(vps))
+    vps.ssh(f"systemctl kill --signal=KILL '{restores.UNITS}'")
+    assert killed.wait(restores.LIMIT) != 0
+    until("what was left is taken back", lambda: leftovers(vps))
+    assert vps.ssh("docker top prefect-postgres -eo args | grep pg_restore", check=False).stdout == ""
+
+    volume = vps.ssh("docker volume inspect --format '{{.Mountpoint}}' prefect_postgres").stdout.strip()
+    vps.ssh(f"docker stop prefect-server prefect-postgres && truncate --size 100 {volume}/global/pg_control")
+    refused = restore(vps, "--id", big)
+    assert (refused.exit, refused.facts["code"]) == (16, "NO_DATABASE")
+    assert refused.facts["error"].startswith('Postgres does not start: "')
+    assert "pg_control" in refused.facts["error"]
+    assert refused.facts["hint"] == (
+        "if its data is beyond repair, set it aside and begin a new cluster: prefect-restore --latest --new-cluster"
+    )
+    outcome = restored(vps, "--id", big, "--new-cluster")
+    aside = outcome.said.split("the broken one is kept in ")[1].split(";")[0]
+    assert vps.ssh(f"stat --format %s {aside}/global/pg_control").stdout.strip() == "100"
+    vps.ssh(f"rm -r {aside}")
+    assert marker(door) == "million"
+    after = counts(vps)
+    # The smoke run, and whatever else the restored world does, is new.
+    assert all(after[table] >= before[table] for table in before), (before, after)
+    assert door.post("/api/flow_runs/count", {}).raise_for_status().json() >= before["flow_run"]
+    assert restores.state_of(door, world.done) == "Completed"
+
+    # Small again, for the tests after this one.
+    restored(vps, "--id", world.backup, "--without-safety-backup")
+    assert restores.run(vps, "prefect-restore", "--drop-previous").facts == {"dropped": "prefect_previous"}
+    assert databases(vps) == {"prefect"}
+    assert_restored(door, world)
