@@ -41,10 +41,10 @@ def _run(vps: Vps, files: tuple[str, ...], **settings: float | str) -> None:
 def seed(vps: Vps, rows: int, hours: float = HOURS) -> int:
     """Add flow runs with about `rows` rows in TABLES, spread over the last `hours`; gives how many were added.
 
-    At least `rows` up to 3 % that depend on chance. 1,000,000 rows take about 45 s on two cores.
+    A few per cent more than `rows`, which depends on chance. 1,000,000 rows took 40 to 55 s on two busy cores.
     """
     before = sum(counts(vps).values())
-    # The average run has 177 rows; a few more, so that it is never less.
+    # A few more, because runs differ in their number of tasks.
     _run(vps, ("plan.sql", "bulk.sql"), rows=int(rows * 1.02) + 400, hours=hours, salt=secrets.token_hex(8))
     return sum(counts(vps).values()) - before
 

@@ -38,11 +38,12 @@ CREATE FUNCTION pg_temp.resource(kind text, id text, name text)
         'prefect.resource.name', name, 'prefect.resource.role', kind))
 $$;
 
--- One row for each flow run that is to be. A run with its events is 29 + 44 * tasks + 65 rows, 177 on average.
+-- One row for each flow run that is to be. With all that belongs to it a run was 184 rows on average, with the kit's own
+-- deployments (each of their tags is a row for each event).
 CREATE TEMPORARY TABLE plan_run AS
 WITH wanted AS (
     SELECT coalesce(nullif(current_setting('seed.runs', true), '')::int,
-                    ceil(current_setting('seed.rows')::bigint / 177.0)::int) AS runs,
+                    ceil(current_setting('seed.rows')::bigint / 182.0)::int) AS runs,
            make_interval(secs => current_setting('seed.hours')::float * 3600) AS span
 ), targets AS (
     SELECT row_number() OVER (ORDER BY d.name, d.id) - 1 AS number, count(*) OVER () AS many,
