@@ -1,4 +1,7 @@
-"""README's first command, as a newcomer types it: interrupted once, then to its end, again, and down."""
+"""README's first command, as a newcomer types it: interrupted once, then to its end, and down.
+
+That a second site.yml changes nothing is held by test_provision.py, on a host with more to change.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +76,6 @@ def test_it_ends_with_a_completed_flow_run_and_a_working_address(tmp_path):
         timeout=30,
     )
     assert done.stdout.strip('"') == "3.8.8"
-
-
-def test_again_changes_nothing(tmp_path):
-    assert re.search(r"site\.yml: ok=\d+ changed=0 ", re.sub(r"\s+", " ", demo(tmp_path, "again")))
 
 
 def test_down_leaves_nothing_behind(tmp_path):
