@@ -217,7 +217,7 @@ class Restore:
                     Code.NO_ROOM,
                     f"Refusing to restore {plan.backup.id}: it needs {size(count)} at {path} and {size(reserve)} must stay"
                     f" free (backups_reserve_mb), but {size(free)} are free",
-                    "make room: docker system prune; journalctl --vacuum-size=100M; prefect-backup prune",
+                    "make room: docker system prune; prefect-backup prune; prefect-restore --drop-previous, if nobody wants --undo",
                 )
 
     # --- the restore -------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class Restore:
             self._safety(plan, request)
             journal = Journal(plan.backup.id)
             journal.cancel_before = plan.cancel_before.timestamp() if plan.cancel_before else 0.0
-            journal.keep_previous = plan.live in ("readable", "unreadable")
+            journal.keep_previous = plan.live in ("readable", "unreadable") and not request.initial
             journal.save(self.state)
             try:
                 if request.new_cluster:

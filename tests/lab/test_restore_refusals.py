@@ -220,7 +220,7 @@ def test_no_room(vps: Vps, etc: Any, nothing_changed: None, backup: str) -> None
     assert refused.facts["error"].startswith(f"Refusing to restore {backup}: it needs ")
     assert " and 10485.8 GB must stay free (backups_reserve_mb), but " in refused.facts["error"]
     assert refused.facts["hint"] == (
-        "make room: docker system prune; journalctl --vacuum-size=100M; prefect-backup prune"
+        "make room: docker system prune; prefect-backup prune; prefect-restore --drop-previous, if nobody wants --undo"
     )
 
 

@@ -211,3 +211,9 @@ def test_what_is_in_a_backup_does_not_open_it(before: Before, vps: Vps) -> None:
     assert "/etc/prefect/stack.env" in paths
     assert any(path.startswith("/var/lib/prefect/caddy/") for path in paths)
     assert not any(path.startswith("/etc/prefect/backups") for path in paths)
+
+
+def test_the_playbook_does_the_same(before: Before, playbook: Callable[..., PlaybookRun]) -> None:
+    run = playbook("restore.yml", "-e", "restore_id=latest", "-e", "restore_dry_run=true")
+    assert run.recap["changed"] == 0
+    assert "Nothing was changed (--dry-run)." in run.joined
