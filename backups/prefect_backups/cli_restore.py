@@ -169,6 +169,9 @@ def in_unit(arguments: list[str], report: Report) -> int:
     signal.signal(signal.SIGINT, pass_on)
     signal.signal(signal.SIGTERM, pass_on)
     status = waiting.wait()
+    # A unit that failed in an orderly way has nothing more to tell; systemd may keep it for minutes all the same.
+    if status not in (0, KILLED):
+        subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
     if status == KILLED:
         report.say(
             "The restore was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-restore"
