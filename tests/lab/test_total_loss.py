@@ -61,7 +61,8 @@ def make_secret_block(door: Door) -> None:
         "block_schema_id": schemas[0]["id"],
     }
     made = door.post("/api/block_documents/", body)
-    assert made.status_code == 201, made.text
+    # A kept VPS has it from the session before.
+    assert made.status_code in {201, 409}, made.text
 
 
 @pytest.fixture(scope="module")
