@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.lab import restores
 from tests.lab.vps.vps import Vps
 
 WORKER = "prefect-worker@general-1.service"
@@ -169,6 +170,13 @@ class Fault:
         finally:
             self.knocking.stop()
             self.row.away, self.row.answers = self.knocking.seconds_away, self.knocking.answers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_timers(vps: Vps) -> Iterator[None]:
+    """A backup of the hour would fail, rightly, while Postgres is killed here."""
+    with restores.no_timers(vps):
+        yield
 
 
 @pytest.fixture(scope="module")
