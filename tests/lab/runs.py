@@ -124,12 +124,18 @@ class Runs:
         """Wait until a text stands in the logs of a run."""
         until(f'"{text}" in the logs', lambda: "" if text in self.said(run) else self.said(run), limit)
 
+    def forget(self, deployment: str) -> None:
+        """Remove a deployment, and then its runs: a schedule would make new ones."""
+        found = self.of(deployment)
+        self.door.delete(f"/api/deployments/{deployment}")
+        for run in found:
+            self.door.delete(f"/api/flow_runs/{run['id']}")
+        self._made.remove(deployment)
+
     def remove(self) -> None:
         """Remove the deployments and their runs."""
-        for deployment in self._made:
-            for run in self.of(deployment):
-                self.door.delete(f"/api/flow_runs/{run['id']}")
-            self.door.delete(f"/api/deployments/{deployment}")
+        for deployment in list(self._made):
+            self.forget(deployment)
 
 
 def timed(what: str, do: Callable[[], Any], table: dict[str, float]) -> Any:

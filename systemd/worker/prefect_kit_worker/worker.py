@@ -60,10 +60,16 @@ class Kit:
         """There while a person wants the worker to take no new runs."""
         return self.state_directory / "drain"
 
-    @property
-    def shutdown_mark(self) -> Path:
-        """Made by the unit's ExecStop= when the whole host is going down."""
-        return self.runtime_directory / "shutdown"
+    def time_to_end(self) -> tuple[float, str]:
+        """Seconds that flow runs have to end now that the worker is told to stop, and what has decided that.
+
+        The marks are made by prefect-restore, and by the unit's ExecStop= when the whole host is going down.
+        """
+        if (self.runtime_directory / "at-once").exists():
+            return 0, "prefect-restore"
+        if (self.runtime_directory / "shutdown").exists():
+            return self.shutdown_seconds, "workers_shutdown_seconds"
+        return self.drain_seconds, "workers_drain_seconds"
 
 
 class KitWorker:
@@ -331,7 +337,7 @@ class KitWorker:
     async def drain(self) -> None:
         """Take no new runs; wait for those under way as long as there is time; end and report the rest."""
         self._stopping = True
-        seconds = self._kit.shutdown_seconds if self._kit.shutdown_mark.exists() else self._kit.drain_seconds
+        seconds, decided = self._kit.time_to_end()
         deadline = time.monotonic() + seconds
         self._logger.info("Told to stop: no new flow runs; %d under way have %.0f s to end.", len(self._held), seconds)
         while len(self._held) and time.monotonic() < deadline:
@@ -339,8 +345,7 @@ class KitWorker:
             await asyncio.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
         left = [run for run in self._held]
         self._systemd.tell(STOPPING=1, EXTEND_TIMEOUT_USEC=60_000_000, STATUS=f"Ending {len(left)} flow runs")
-        text = f"The worker {self.name} was told to stop, and this flow run had not ended {seconds:.0f} s later"
-        text += " (workers_shutdown_seconds)." if self._kit.shutdown_mark.exists() else " (workers_drain_seconds)."
+        text = f"The worker {self.name} was told to stop, and this flow run had not ended {seconds:.0f} s later ({decided})."
         async with anyio.create_task_group() as group:
             for run in left:
                 group.start_soon(self._end_and_report, run, text)
