@@ -131,6 +131,15 @@ def test_a_killed_worker_reports_its_flow_runs_and_frees_their_slots(vps, runs):
     runs.wait(last["id"], "Cancelled")
 
 
+def test_a_reboot_gives_less_time_and_says_so(vps, runs, settings):
+    settings(WORKER_SHUTDOWN_SECONDS=3)
+    run = runs.start(runs.deployment("reboot"), parameters={"seconds": 600})
+    runs.wait(run, "Running")
+    vps.reboot()
+    timed("rebooted, from when it is up", lambda: runs.wait(run, "Crashed"), TABLE)
+    runs.logged(run, "had not ended 3 s later (workers_shutdown_seconds). It is ended.")
+
+
 def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(runs, settings):
     settings(WORKER_MEMORY_MAX="700M")
     modest = runs.start(runs.deployment("modest"), parameters={"seconds": 20})

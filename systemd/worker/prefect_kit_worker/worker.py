@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,18 +167,23 @@ class KitWorker:
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         run_id = str(flow_run.id)
+        # Before it is claimed: a worker that is killed in the middle of that must know it at its next start.
         self._held.add(HeldRun(run_id, flow_run.name, datetime.now(UTC).isoformat(timespec="seconds")))
-        # From the claim on, and not from the start: a host that vanishes in between must be noticed, too.
-        self._in_background(self._send({run_id: api.ALIVE}))
         try:
             await super()._submit_run(flow_run)
+        except (httpx.HTTPError, OSError) as error:
+            # Prefect's worker would end here, and all its flow runs with it. It is fetched again.
+            self._logger.warning("Flow run %s is not claimed: %s", flow_run.name, error)
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            self._release_limit_slot(flow_run.id)
         finally:
             if run_id not in self._active:
-                self._let_go(run_id)
+                self._held.remove(run_id)
 
     async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
         self._active.add(run_id)
+        self._in_background(self._send({run_id: api.ALIVE}))
         self._say_status()
         try:
             return await super()._submit_run_and_capture_errors(flow_run, task_status)
@@ -198,10 +203,9 @@ class KitWorker:
     def _let_go(self, run_id: str) -> None:
         self._configurations.pop(run_id, None)
         self._crashed_before.discard(run_id)
-        if run_id in self._held:
-            self._held.remove(run_id)
-            self._ended.add(run_id)
-            self._in_background(self._send({}))
+        self._held.remove(run_id)
+        self._ended.add(run_id)
+        self._in_background(self._send({}))
         self._say_status()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -321,7 +325,7 @@ class KitWorker:
             if run := (await self._known(run_id)):
                 self._tell_run(run, text)
             # At once: while it tidies up it would go on growing.
-            self._kill(pids[run_id])
+            self._kill(memory.family(pids[run_id]))
 
     async def _known(self, run_id: str) -> FlowRun | None:
         with contextlib.suppress(httpx.HTTPError, OSError):
@@ -377,18 +381,19 @@ class KitWorker:
                 )
             return
         pid = int(held.infrastructure)
+        # What the flow has started may outlive it.
+        family = memory.family(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_TIDY_UP
         while run_id in self._held and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-        if run_id in self._held:
-            self._kill(pid)
+        self._kill({*family, *memory.family(pid)} if run_id in self._held else set(family) - {pid})
 
-    def _kill(self, pid: int) -> None:
-        for one in memory.family(pid):
+    def _kill(self, pids: Iterable[int]) -> None:
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     async def _outlived(self, left: HeldRun) -> bool:
         """Whether what an earlier worker started is still there. Processes are not: systemd ends them with the worker."""
@@ -401,9 +406,12 @@ class KitWorker:
             self._held.add(left)
             self._in_background(self._hold(left))
             return
-        self._ended.add(left.id)
         if run is None or run.state.is_final() or run.state.is_scheduled() or run.state.is_paused():
             return
+        if run.labels.get("prefect.worker.name", self.name) != self.name:
+            # Claimed by another worker at the very moment when this one wanted to.
+            return
+        self._ended.add(left.id)
         if run.start_time is None and run.state.is_pending():
             text = f"The worker {self.name} ended before it could start this flow run; it is to be run by the next one."
             await api.set_state(self.client, run.id, Scheduled(message=text))
