@@ -10,7 +10,6 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 
-
 # The worker's own directory, which outlives the run. With several workers: a database, or an object store.
 DONE = Path.home() / "done-by-again"
 

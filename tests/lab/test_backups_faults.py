@@ -19,7 +19,20 @@ from typing import Any
 import pytest
 
 from tests.lab import backups, restores
-from tests.lab.backups import BACKUP, CRASHES, ETC, FLIP, NOTIFY, SCRATCH, STATE, VERIFY, ids, leftovers, other_settings, restic
+from tests.lab.backups import (
+    BACKUP,
+    CRASHES,
+    ETC,
+    FLIP,
+    NOTIFY,
+    SCRATCH,
+    STATE,
+    VERIFY,
+    ids,
+    leftovers,
+    other_settings,
+    restic,
+)
 from tests.lab.restores import STAGING, run, until
 from tests.lab.seed import psql
 from tests.lab.vps.vps import Vps
