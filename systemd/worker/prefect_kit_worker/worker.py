@@ -89,7 +89,7 @@ class KitWorker:
         self._active: set[str] = set()
         self._configurations: dict[str, Any] = {}
         self._ended: set[str] = set()
-        self._crashed_before: set[str] = set()
+        self._over_before: set[str] = set()
         self._stopping = False
         self._lost_since: float | None = None
         self._fetch = asyncio.Lock()
@@ -136,6 +136,8 @@ class KitWorker:
             self._logger.info("The API answers again, after %.0f s.", time.monotonic() - self._lost_since)
             self._lost_since = None
             self._news.set()
+            # Prefect's listener for cancelled runs does not come back by itself; the next sync makes a new one.
+            self._cancelling_observer = None
         return done
 
     async def _initialize_after_sync(self) -> None:
@@ -186,12 +188,17 @@ class KitWorker:
         self._in_background(self._send({run_id: api.ALIVE}))
         self._say_status()
         try:
-            return await super()._submit_run_and_capture_errors(flow_run, task_status)
-        finally:
-            self._active.discard(run_id)
+            done = await super()._submit_run_and_capture_errors(flow_run, task_status)
+        except asyncio.CancelledError:
+            # The worker itself ends: the file goes on naming the run, for the next one to look at.
+            raise
+        except BaseException:
             self._let_go(run_id)
-            # A place is free.
-            self._news.set()
+            raise
+        self._let_go(run_id)
+        # A place is free.
+        self._news.set()
+        return done
 
     async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
@@ -201,8 +208,9 @@ class KitWorker:
         )
 
     def _let_go(self, run_id: str) -> None:
+        self._active.discard(run_id)
         self._configurations.pop(run_id, None)
-        self._crashed_before.discard(run_id)
+        self._over_before.discard(run_id)
         self._held.remove(run_id)
         self._ended.add(run_id)
         self._in_background(self._send({}))
@@ -255,15 +263,33 @@ class KitWorker:
         living = [run_id for run_id in runs if run_id in known and not known[run_id].state.is_final()]
         inside = await api.subflows_under_way(self.client, living)
         await self._send(dict.fromkeys([*living, *(str(run.id) for run in inside)], api.ALIVE))
-        # After a cut of the network, say: a new run may be under way elsewhere, and two must not go on. Seen twice,
-        # because a process that is just ending has told its last state already.
-        given_up = {run_id for run_id, run in known.items() if run.state.is_crashed() and run_id in self._active}
-        for run_id in given_up & self._crashed_before:
-            self._tell_run(
-                known[run_id], "The server has given this flow run up as Crashed; its process is ended here."
-            )
-            await self._end(run_id)
-        self._crashed_before = given_up
+        await self._end_what_the_server_has_ended({run_id: known[run_id] for run_id in runs if run_id in known})
+
+    async def _end_what_the_server_has_ended(self, known: dict[str, FlowRun]) -> None:
+        """End the processes of runs that have ended on the server, or are Cancelling without their having heard of it.
+
+        Crashed, after a cut of the network, say: a new run may be under way elsewhere, and two must not go on.
+        Cancelled, by somebody who did not wait. Cancelling: Prefect's own listener for that gives up for good when the server is away for a minute.
+        """
+        over = {
+            run_id: run
+            for run_id, run in known.items()
+            if run_id in self._active
+            and (run.state.is_crashed() or run.state.is_cancelled() or run.state.is_cancelling())
+        }
+        # Seen twice, because a process that is just ending has told its last state already.
+        for run_id, run in over.items():
+            if run_id not in self._over_before:
+                continue
+            if not run.state.is_cancelling():
+                self._tell_run(run, f"On the server this flow run is {run.state.name}; its process is ended here.")
+                await self._end(run_id)
+            else:
+                text = "The flow run did not hear that it is cancelled; its worker ends it."
+                self._tell_run(run, text)
+                await self._end(run_id)
+                await api.set_state(self.client, run.id, Cancelled(message=text))
+        self._over_before = set(over)
 
     async def _listen(self) -> None:
         """Hear of new and of crashed runs of the pool when it happens."""
