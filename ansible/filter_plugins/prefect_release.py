@@ -90,7 +90,9 @@ def prefect_release_problems(directory: str) -> list[str]:
         except yaml.YAMLError as error:
             problems.append(f"its prefect.yaml is no YAML: {' '.join(str(error).split())}")
     lock = root / "requirements.txt"
-    problems += lock_problems(lock.read_text()) if lock.is_file() else ["it has no requirements.txt (a lock with hashes)"]
+    problems += (
+        lock_problems(lock.read_text()) if lock.is_file() else ["it has no requirements.txt (a lock with hashes)"]
+    )
     return problems
 
 

@@ -52,6 +52,7 @@ import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 import time  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
@@ -59,24 +60,23 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 LEAVING = ".removing-"
 
 
-def names_in(text: bytes, folder: str) -> set[str]:
+def names_in(text: bytes, folder: Path) -> set[str]:
     """Names of what lies in `folder` and is spoken of in a command line, an environment, a path or a memory map."""
     pattern = re.escape(os.fsencode(folder)) + rb"/([0-9A-Za-z][0-9A-Za-z._-]*)"
     return {os.fsdecode(name) for name in re.findall(pattern, text)}
 
 
-def process_text(pid: str) -> bytes:
+def process_text(process: Path) -> bytes:
     """All that says where a process works, and with what: directory, program, arguments, environment, libraries."""
     parts = []
     for name in ("cwd", "root", "exe"):
         try:
-            parts.append(os.fsencode(os.readlink(f"/proc/{pid}/{name}")))
+            parts.append(os.fsencode((process / name).readlink()))
         except OSError:
             continue
     for name in ("cmdline", "environ", "maps"):
         try:
-            with open(f"/proc/{pid}/{name}", "rb") as stream:
-                parts.append(stream.read())
+            parts.append((process / name).read_bytes())
         except OSError:
             continue
     return b"\n".join(parts)
@@ -84,21 +84,15 @@ def process_text(pid: str) -> bytes:
 
 def processes_text() -> bytes:
     """The same of all processes of this host but this one."""
-    pids = [pid for pid in os.listdir("/proc") if pid.isdigit() and pid != str(os.getpid())]
-    return b"\n".join(process_text(pid) for pid in pids)
+    found = (path for path in Path("/proc").iterdir() if path.name.isdigit() and path.name != str(os.getpid()))
+    return b"\n".join(process_text(path) for path in found)
 
 
-def listed(folder: str) -> dict[str, float]:
+def listed(folder: Path) -> dict[str, float]:
     """Names of the directories in `folder`, with the time of their last change."""
-    try:
-        with os.scandir(folder) as entries:
-            return {
-                entry.name: entry.stat(follow_symlinks=False).st_mtime
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False)
-            }
-    except FileNotFoundError:
+    if not folder.is_dir():
         return {}
+    return {path.name: path.stat().st_mtime for path in folder.iterdir() if path.is_dir() and not path.is_symlink()}
 
 
 def may_go(there: dict[str, float], stay: set[str], now: float, young_seconds: int) -> list[str]:
@@ -109,21 +103,21 @@ def may_go(there: dict[str, float], stay: set[str], now: float, young_seconds: i
     return sorted(name for name, changed in there.items() if name not in stay and now - changed >= young_seconds)
 
 
-def venv_of(releases: str, name: str) -> str:
+def venv_of(release: Path) -> str:
     """Name of the environment that a release uses."""
     try:
-        return os.path.basename(os.readlink(os.path.join(releases, name, ".venv")))
+        return (release / ".venv").readlink().name
     except OSError:
         return ""
 
 
-def remove(folder: str, name: str) -> None:
+def remove(path: Path) -> None:
     """Remove a directory; from the first moment on it is not there under its name."""
-    leaving = os.path.join(folder, name if name.startswith(LEAVING) else LEAVING + name)
-    if not name.startswith(LEAVING):
+    if not path.name.startswith(LEAVING):
+        leaving = path.with_name(LEAVING + path.name)
         shutil.rmtree(leaving, ignore_errors=True)
-        os.rename(os.path.join(folder, name), leaving)
-    shutil.rmtree(leaving)
+        path = path.rename(leaving)
+    shutil.rmtree(path)
 
 
 def main() -> None:
@@ -135,7 +129,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    releases, venvs = (os.path.join(module.params["root"], name) for name in ("releases", "venvs"))
+    releases, venvs = (Path(module.params["root"]) / name for name in ("releases", "venvs"))
     text = processes_text()
     in_use = names_in(text, releases)
     there = listed(releases)
@@ -144,19 +138,17 @@ def main() -> None:
         now, young = time.time(), module.params["young_seconds"]
         gone = may_go(there, in_use | set(module.params["keep"]), now, young)
         left = set(there) - set(gone)
-        used = {venv_of(releases, name) for name in left} | names_in(text, venvs)
+        used = {venv_of(releases / name) for name in left} | names_in(text, venvs)
         gone_venvs = may_go(listed(venvs), used, now, young)
         if not module.check_mode:
             for name in gone:
-                remove(releases, name)
+                remove(releases / name)
             for name in gone_venvs:
-                remove(venvs, name)
+                remove(venvs / name)
         removed = [*gone, *(f"venvs/{name}" for name in gone_venvs)]
         there = {name: there[name] for name in left}
     names = sorted(name for name in there if not name.startswith(LEAVING) and not name.endswith(".new"))
-    module.exit_json(
-        changed=bool(removed), releases=names, in_use=sorted(in_use & set(names)), removed=removed
-    )
+    module.exit_json(changed=bool(removed), releases=names, in_use=sorted(in_use & set(names)), removed=removed)
 
 
 if __name__ == "__main__":

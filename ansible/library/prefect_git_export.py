@@ -46,11 +46,12 @@ subject:
   returned: always
 """
 
-import os  # noqa: E402
+import posixpath  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 import tarfile  # noqa: E402
 import tempfile  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
@@ -79,16 +80,20 @@ def candidates(ref: str) -> list[str]:
     return [f"refs/kit/tags/{ref}", f"refs/kit/heads/{ref}", f"refs/kit/{ref.removeprefix('refs/')}", ref]
 
 
-def unpack(module: AnsibleModule, archive: str, dest: str) -> None:
+def leads_out(name: str, target: str) -> bool:
+    """Whether a link of that name, to that target, leads out of the directory that it is unpacked in."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    return path == ".." or path.startswith(("../", "/"))
+
+
+def unpack(module: AnsibleModule, archive: Path, dest: str) -> None:
     """Unpack an archive, links that lead out of it refused: a release must not carry files of this machine away."""
-    root = os.path.realpath(dest)
     with tarfile.open(archive) as tar:
         for member in tar:
-            if member.issym():
-                target = os.path.normpath(os.path.join(root, os.path.dirname(member.name), member.linkname))
-                if os.path.isabs(member.linkname) or os.path.commonpath([root, target]) != root:
-                    module.fail_json(msg=f'Refusing "{member.name}": it is a link to "{member.linkname}", outside')
-        tar.extractall(root)  # noqa: S202  git wrote the archive, and has no names that lead out of it
+            if member.issym() and leads_out(member.name, member.linkname):
+                module.fail_json(msg=f'Refusing "{member.name}": it is a link to "{member.linkname}", outside')
+        # git wrote the archive, and has no names that lead out of it.
+        tar.extractall(dest)
 
 
 def main() -> None:
@@ -110,8 +115,8 @@ def main() -> None:
         git += ["-C", work, "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false"]
         module.run_command_environ_update = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         module.run_command([*git, "init", "--quiet", "--bare"], check_rc=True)
-        local = os.path.abspath(os.path.expanduser(repository))
-        where = local if os.path.isdir(local) else repository
+        local = Path(repository).expanduser().resolve()
+        where = str(local) if local.is_dir() else repository
         # One commit is enough, where the server gives one by that name.
         code, _, _ = module.run_command([*git, "fetch", "--quiet", "--depth", "1", "--no-tags", where, ref])
         found = ["FETCH_HEAD"]
@@ -129,8 +134,8 @@ def main() -> None:
         if not commit:
             module.fail_json(msg=f'"{repository}" has no branch, tag or commit "{ref}"')
         _, subject, _ = module.run_command([*git, "log", "-1", "--format=%s", commit], check_rc=True)
-        archive = os.path.join(work, "files.tar")
-        module.run_command([*git, "archive", "--format", "tar", "--output", archive, commit], check_rc=True)
+        archive = Path(work) / "files.tar"
+        module.run_command([*git, "archive", "--format", "tar", "--output", str(archive), commit], check_rc=True)
         unpack(module, archive, dest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
