@@ -112,12 +112,15 @@ def venv_of(release: Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory; from the first moment on it is not there under its name."""
+    """Remove a directory; from the first moment on it is not there under its name. Another deploy may be as fast."""
     if not path.name.startswith(LEAVING):
         leaving = path.with_name(LEAVING + path.name)
         shutil.rmtree(leaving, ignore_errors=True)
-        path = path.rename(leaving)
-    shutil.rmtree(path)
+        try:
+            path = path.rename(leaving)
+        except FileNotFoundError:
+            return
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,21 @@ def code(wait: str = ""):
 
     print(f"ended with {{late.VERSION}}")
 '''
+# Imported a third time, in the midst of the deploy itself, it ends the program.
+BREAKS_OFF = """
+import os
+
+from prefect import flow
+
+os.environ["IMPORTED"] = str(int(os.environ.get("IMPORTED", 0)) + 1)
+if os.environ["IMPORTED"] == "3":
+    raise SystemExit("broken off")
+
+
+@flow
+def breaks_off():
+    pass
+"""
 # A release without changes, on a machine that may be busy; README names what it takes on a free one.
 SECONDS_WITHOUT_CHANGES = 60
 
@@ -59,12 +74,16 @@ class Repository:
         command = ["git", "-C", str(self.path), *who, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    def commit(self, version: str, **changes: Any) -> str:
-        """Write the flow, with a tag of the version's name; `changes` are made to its deployment. Gives the commit."""
+    def commit(self, version: str, more: Sequence[dict[str, Any]] = (), **changes: Any) -> str:
+        """Write the flow, with a tag of the version's name, and commit it; gives the commit.
+
+        `changes` are made to its deployment; `more` deployments follow it, with changes of their own.
+        """
         definition = yaml.safe_load((KIT_FLOWS / "prefect.yaml").read_text())
         common = next(entry for entry in definition["deployments"] if entry["name"] == "hello")
         deployment = {**common, "name": "code", "entrypoint": "code.py:code", **changes}
-        definition = {"name": "test", "pull": definition["pull"], "deployments": [deployment]}
+        deployments = [deployment, *({**deployment, **other} for other in more)]
+        definition = {"name": "test", "pull": definition["pull"], "deployments": deployments}
         (self.path / "flows" / "prefect.yaml").write_text(yaml.safe_dump(definition))
         (self.path / "flows" / "code.py").write_text(FLOW.format(version=version))
         (self.path / "flows" / "late.py").write_text(f'VERSION = "{version}"\n')
@@ -131,8 +150,9 @@ def runs(door: Any) -> Runs:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("releases") / "repository")
-    for version in ("one", "two", "three"):
-        made.commit(version)
+    made.commit("one")
+    made.commit("two", schedules=[{"slug": "yearly", "cron": "0 0 1 1 *"}])
+    made.commit("three")
     return made
 
 
@@ -182,11 +202,14 @@ def test_a_run_ends_on_the_release_it_began_with(one, playbook, repository, runs
         two = release_of(run)
         with capsys.disabled():
             print(f"\ndeploy.yml with changed code: {run.seconds:.1f} s")
+        assert [schedule["slug"] for schedule in runs.deployment()["schedules"]] == ["yearly"]
         assert runs.said(runs.start()) == ["begun with two", "ended with two"]
 
         playbook("deploy.yml", *repository.given("three", **soon))
         three = release_of(playbook("deploy.yml", *repository.given("three", **soon)))
         assert runs.said(runs.start()) == ["begun with three", "ended with three"]
+        # Prefect by itself would go on with the schedule that the release no longer has.
+        assert runs.deployment()["schedules"] == []
         assert two not in on_host(host)
         assert {one, three} <= on_host(host)
         assert runs.state(old) == "RUNNING"
@@ -265,6 +288,19 @@ def test_a_release_whose_deployments_are_not_valid_is_refused(one, playbook, rep
     for volatile in ("updated", "last_polled", "status"):
         before.pop(volatile, None), after.pop(volatile, None)
     assert after == before
+    assert host.check_output("systemctl --failed --plain --no-legend") == ""
+
+
+def test_a_deploy_that_breaks_off_is_taken_back(one, playbook, repository, runs, door, host):
+    """The first deployment has changed, and the second is not there yet, when the deploy dies."""
+    live = runs.deployment()["version"]
+    (repository.path / "flows" / "breaks_off.py").write_text(BREAKS_OFF)
+    repository.commit("breaks-off", more=[{"name": "second", "entrypoint": "breaks_off.py:breaks_off"}])
+    done = playbook("deploy.yml", *repository.given("breaks-off"), check=False)
+    assert done.returncode
+    assert f"The deployments that it had changed are those of the release {live} again." in done.joined
+    assert runs.deployment()["version"] == live
+    assert runs.said(runs.start())[0] != "begun with breaks-off"
     assert host.check_output("systemctl --failed --plain --no-legend") == ""
 
 
