@@ -1,10 +1,17 @@
-"""The name of a release, of flows or of tools: what its directory holds, and nothing else, decides it."""
+"""Releases, of flows or of tools: their name, which their content alone decides; and of flows, which one to go back
+to and which ones stay.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 # What tools leave behind in such a directory; never part of a release.
 LEFT_OUT = {
@@ -47,11 +54,146 @@ def prefect_release(directory: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def lock_problems(lock: str) -> list[str]:
+    """What keeps the text of a requirements.txt from being a lock: names without hashes, or no Prefect in it."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n?", "", lock)).splitlines()
+    wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("-")]
+    bare = [line.split()[0] for line in wanted if "--hash=" not in line]
+    if bare:
+        more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        return [
+            f'requirements.txt has no hashes for "{bare[0]}"{more}. '
+            "Make it with: uv pip compile --universal --generate-hashes requirements.in -o requirements.txt"
+        ]
+    if not any(re.match(r"prefect\s*(\[[^]]*\]\s*)?==", line, re.IGNORECASE) for line in wanted):
+        return ["requirements.txt does not name prefect, which runs the flows"]
+    return []
+
+
+def prefect_release_problems(directory: str) -> list[str]:
+    """What keeps a directory of the control machine from being a release, in words; empty when all is well."""
+    root = Path(directory)
+    if not root.is_dir():
+        return ["there is no such directory"]
+    problems = []
+    definition = root / "prefect.yaml"
+    if not definition.is_file():
+        below = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/prefect.yaml"))
+        hint = f"; there is one in {', '.join(below)}" if below else ""
+        problems.append(f"it has no prefect.yaml{hint}")
+    else:
+        try:
+            content = yaml.safe_load(definition.read_text())
+            deployments = content.get("deployments") if isinstance(content, dict) else None
+            if not isinstance(deployments, list) or not all(isinstance(entry, dict) for entry in deployments):
+                problems.append("its prefect.yaml has no list of deployments")
+        except yaml.YAMLError as error:
+            problems.append(f"its prefect.yaml is no YAML: {' '.join(str(error).split())}")
+    lock = root / "requirements.txt"
+    problems += (
+        lock_problems(lock.read_text()) if lock.is_file() else ["it has no requirements.txt (a lock with hashes)"]
+    )
+    return problems
+
+
+# --- history -----------------------------------------------------------------------------------------------------
+
+History = list[dict[str, Any]]
+
+
+def prefect_history(text: str) -> History:
+    """The lines of the history file, oldest first; a line that was cut off is left out."""
+    entries = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("release"):
+            entries.append(entry)
+    return entries
+
+
+def recent(history: History) -> list[str]:
+    """Releases by the time they were last deployed, the newest first."""
+    return list(dict.fromkeys(entry["release"] for entry in reversed(history)))
+
+
+def prefect_releases_to_keep(history: History, count: int, deployed: str, named: Iterable[str] = ()) -> list[str]:
+    """Releases that stay: the deployed one, the `count` that were deployed last before it, and those that a
+    deployment names. What a process uses, and what is young, each host finds out for itself (prefect_flow_releases).
+    """
+    before = [release for release in recent(history) if release != deployed][: max(count, 0)]
+    return sorted({deployed, *before, *named})
+
+
+def described(history: History, present: Iterable[str]) -> list[str]:
+    """A line for each release that is there: its name, when it was last deployed, and where it came from."""
+    last = {entry["release"]: entry for entry in history}
+    order = recent(history)
+    names = sorted(present, key=lambda name: (order.index(name) if name in order else len(order), name))
+    lines = [
+        f"{name}  {last[name].get('time', '?')}  {last[name].get('source', '?')}"
+        if name in last
+        else f"{name}  never deployed"
+        for name in names
+    ]
+    if lines and order and names[0] == order[0]:
+        lines[0] += "  (deployed)"
+    return lines
+
+
+def prefect_rollback(history: History, present: dict[str, list[str]], wanted: str = "") -> dict[str, Any]:
+    """Which release to go back to, or why not.
+
+    Args:
+        history: what was deployed when.
+        present: the releases of each host, the server's first.
+        wanted: a release's name; empty means the one that was deployed before.
+    Returns:
+        `release` (with its `source` and `commit`), which is empty when `problem` says why; `there`, lines that say what
+        there is.
+    """
+    there = described(history, next(iter(present.values()), []))
+
+    def no(problem: str) -> dict[str, Any]:
+        return {"release": "", "problem": problem, "there": there}
+
+    order = recent(history)
+    if wanted and order and wanted == order[0]:
+        return no(f'the release "{wanted}" is deployed already')
+    if not wanted and len(order) < 2:
+        return no("no other release was deployed before")
+    release = wanted or order[1]
+    lacking = [host for host, releases in present.items() if release not in releases]
+    if lacking:
+        known = "is no longer" if release in order else "is not"
+        return no(f'the release "{release}" {known} on {", ".join(lacking)}')
+    last = next((entry for entry in reversed(history) if entry["release"] == release), {})
+    source, commit = last.get("source", "an unknown source"), last.get("commit", "")
+    return {"release": release, "problem": "", "there": there, "source": source, "commit": commit}
+
+
+def prefect_deployments_changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
+    """How many deployments are new, changed and removed, of two answers of the module prefect_deployments."""
+    old, new = before["deployments"], after["deployments"]
+    return {
+        "new": len(new.keys() - old.keys()),
+        "changed": sum(old[name] != new[name] for name in old.keys() & new.keys()),
+        "removed": len(old.keys() - new.keys()),
+    }
+
+
 class FilterModule:
     """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Any]:
         return {
             "prefect_release": prefect_release,
+            "prefect_release_problems": prefect_release_problems,
+            "prefect_deployments_changed": prefect_deployments_changed,
+            "prefect_history": prefect_history,
+            "prefect_releases_to_keep": prefect_releases_to_keep,
+            "prefect_rollback": prefect_rollback,
             "prefect_release_files": lambda directory: [f"{directory}/{name}" for name in release_files(directory)],
         }

@@ -13,7 +13,7 @@ description:
     API_ARGUMENTS in module_utils/prefect_api.py.
 options:
   directory:
-    description: Directory on the workers' hosts; deployments that set their working directory below it are meant.
+    description: Directory on the workers' hosts; deployments that work below it are meant.
     type: str
     required: true
   delete_other_than:
@@ -37,12 +37,18 @@ deployments:
   description: Name (flow/deployment) and version of each deployment that is left.
   type: dict
   returned: always
+releases:
+  description: Names of the releases that a deployment that is left needs, whoever made it.
+  type: list
+  returned: always
 deleted:
   description: Names of the deployments that were deleted.
   type: list
   returned: always
 """
 
+import json  # noqa: E402
+import re  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -51,13 +57,20 @@ from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi  # noqa: 
 
 
 def lies_under(deployment: dict[str, Any], directory: str) -> bool:
-    """Whether a pull step sets the working directory to one below `directory`."""
+    """Whether a run of the deployment works in a directory below `directory`.
+
+    The path stands in its job variables (RELEASE_DIRECTORY), or in a pull step.
+    """
+    paths = [((deployment.get("job_variables") or {}).get("env") or {}).get("RELEASE_DIRECTORY")]
     for step in deployment.get("pull_steps") or []:
-        for values in step.values():
-            path = values.get("directory") if isinstance(values, dict) else None
-            if isinstance(path, str) and path.startswith(directory.rstrip("/") + "/"):
-                return True
-    return False
+        paths += [values.get("directory") for values in step.values() if isinstance(values, dict)]
+    return any(isinstance(path, str) and path.startswith(directory.rstrip("/") + "/") for path in paths)
+
+
+def releases_named(deployment: dict[str, Any], directory: str) -> set[str]:
+    """Every release below `directory` that a run of the deployment would need, be it for its interpreter alone."""
+    text = json.dumps([deployment.get("pull_steps"), deployment.get("job_variables"), deployment.get("path")])
+    return set(re.findall(re.escape(directory.rstrip("/")) + r"/([0-9A-Za-z][0-9A-Za-z._-]*)", text))
 
 
 def main() -> None:
@@ -73,18 +86,22 @@ def main() -> None:
     keep = module.params["delete_other_than"]
     flows = {flow["id"]: flow["name"] for flow in api.filter("/flows/filter", {})}
     left: dict[str, str | None] = {}
+    releases: set[str] = set()
     deleted = []
     for deployment in api.filter("/deployments/filter", {}):
+        named = releases_named(deployment, module.params["directory"])
         if not lies_under(deployment, module.params["directory"]):
+            releases |= named
             continue
         name = f"{flows[deployment['flow_id']]}/{deployment['name']}"
         if keep is None or deployment["version"] == keep:
             left[name] = deployment["version"]
+            releases |= named
             continue
         deleted.append(name)
         if not module.check_mode:
             api.call("DELETE", f"/deployments/{deployment['id']}", accept=(404,))
-    module.exit_json(changed=bool(deleted), deployments=left, deleted=sorted(deleted))
+    module.exit_json(changed=bool(deleted), deployments=left, deleted=sorted(deleted), releases=sorted(releases))
 
 
 if __name__ == "__main__":

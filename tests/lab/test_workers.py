@@ -102,22 +102,3 @@ def test_a_pool_cannot_change_its_type(playbook):
         "a pool's type. Give the pool another name in prefect_work_pools."
     ) in done.joined
     assert done.recap["changed"] == 0
-
-
-def test_a_release_that_does_not_import_is_refused(playbook, door, host, tmp_path):
-    """All or none: no deployment points to it, and the reason is in the playbook's words."""
-    import shutil
-    from pathlib import Path
-
-    flows = tmp_path / "flows"
-    shutil.copytree(Path(__file__).parents[2] / "flows", flows, ignore=shutil.ignore_patterns("__pycache__"))
-    (flows / "hello.py").write_text("import no_such_module\n")
-    done = playbook("site.yml", "--tags", "flows", "-e", json.dumps({"flows_directory": str(flows)}), check=False)
-    assert done.returncode != 0
-    assert '"hello.py:hello" does not import' in done.joined
-    assert "no_such_module" in done.joined
-    versions = {deployment["version"] for deployment in door.post("/api/deployments/filter", {}).json()}
-    assert len(versions) == 1
-    assert host.check_output("systemctl --failed --plain --no-legend") == ""
-    again = playbook("site.yml", "--tags", "flows")
-    assert again.recap["changed"] == 0, again.changed_tasks

@@ -16,6 +16,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.flows import load_flow_from_entrypoint
 from prefect.logging import disable_run_logger
 from prefect.states import Failed
+from prefect.utilities.templating import apply_values
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = ROOT / "flows"
@@ -65,11 +66,17 @@ def test_a_flow_and_a_name_make_one_deployment(monkeypatch):
     assert len(set(names)) == len(names)
 
 
-def test_the_directory_goes_through_a_build_step():
-    # `pull` is not filled in from the environment when a deployment is made.
+def test_directory_and_interpreter_are_of_one_release(monkeypatch):
+    # Both are job variables, which a worker reads at once; the pull step reads the first when the run has started.
     step = "prefect.deployments.steps.set_working_directory"
-    assert PREFECT_YAML["build"] == [{step: {"id": "release", "directory": "{{ $FLOWS_DIRECTORY }}"}}]
-    assert PREFECT_YAML["pull"] == [{step: {"directory": "{{ release.directory }}"}}]
+    assert PREFECT_YAML["pull"] == [{step: {"directory": "{{ $RELEASE_DIRECTORY }}"}}]
+    for deployment in DEPLOYMENTS:
+        env = deployment["work_pool"]["job_variables"]["env"]
+        assert env["RELEASE_DIRECTORY"] == "{{ $FLOWS_DIRECTORY }}", deployment["name"]
+    # Prefect fills in a variable that is there when a deployment is made, so it must not be there then.
+    assert "RELEASE_DIRECTORY" not in (ROOT / "systemd" / "prefect-deploy@.service").read_text()
+    monkeypatch.delenv("RELEASE_DIRECTORY", raising=False)
+    assert apply_values(PREFECT_YAML["pull"], {}, remove_notset=False) == PREFECT_YAML["pull"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import itertools
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ def load(name: str, path: Path) -> ModuleType:
 prefect_api = load("ansible.module_utils.prefect_api", ANSIBLE / "module_utils/prefect_api.py")
 work_pool = load("prefect_work_pool", ANSIBLE / "library/prefect_work_pool.py")
 deployments = load("prefect_deployments", ANSIBLE / "library/prefect_deployments.py")
+flow_releases = load("prefect_flow_releases", ANSIBLE / "library/prefect_flow_releases.py")
+git_export = load("prefect_git_export", ANSIBLE / "library/prefect_git_export.py")
 flow_run = load("prefect_flow_run", ANSIBLE / "library/prefect_flow_run.py")
 
 
@@ -248,7 +251,7 @@ def ended(monkeypatch, module: ModuleType, server: Any, params: dict[str, Any], 
             raise Ended(result["msg"])
 
     monkeypatch.setattr(module, "AnsibleModule", Ansible)
-    monkeypatch.setattr(module, "PrefectApi", lambda _: server)
+    monkeypatch.setattr(module, "PrefectApi", lambda _: server, raising=False)
     with pytest.raises(Exit):
         module.main()
     return results[0]
@@ -358,15 +361,38 @@ def test_ours_are_the_deployments_that_lie_under_the_releases(steps, ours):
     assert deployments.lies_under({"pull_steps": steps}, RELEASES + "/") is ours
 
 
+@pytest.mark.parametrize(
+    ("variables", "ours"),
+    [
+        ({"env": {"RELEASE_DIRECTORY": f"{RELEASES}/a"}}, True),
+        ({"env": {"RELEASE_DIRECTORY": "/home/ada/flows"}}, False),
+        # A deployment of somebody's own that borrows a release's interpreter is not the playbook's to delete.
+        ({"command": f"{RELEASES}/a/.venv/bin/python -m prefect.engine"}, False),
+        ({"env": None}, False),
+        (None, False),
+    ],
+)
+def test_ours_are_those_whose_variables_lead_there(variables, ours):
+    assert deployments.lies_under({"job_variables": variables}, RELEASES) is ours
+
+
 class Deployments:
     """A server with some deployments."""
 
     def __init__(self) -> None:
         ours, theirs = [step(f"{RELEASES}/new")], [step("/home/ada")]
+        borrowed = {"command": f"{RELEASES}/borrowed/.venv/bin/python -m prefect.engine"}
         self.rows = [
             {"id": "1", "flow_id": "f", "name": "one", "version": "new", "pull_steps": ours},
             {"id": "2", "flow_id": "f", "name": "two", "version": "old", "pull_steps": [step(f"{RELEASES}/old")]},
-            {"id": "3", "flow_id": "f", "name": "three", "version": "old", "pull_steps": theirs},
+            {
+                "id": "3",
+                "flow_id": "f",
+                "name": "three",
+                "version": "old",
+                "pull_steps": theirs,
+                "job_variables": borrowed,
+            },
             {"id": "4", "flow_id": "f", "name": "four", "version": None, "pull_steps": None},
         ]
         self.deleted: list[str] = []
@@ -380,19 +406,130 @@ class Deployments:
 
 
 @pytest.mark.parametrize(
-    ("keep", "check_mode", "left", "gone", "calls"),
+    ("keep", "check_mode", "left", "gone", "calls", "releases"),
     [
-        (None, False, {"hello/one": "new", "hello/two": "old"}, [], []),
-        ("new", False, {"hello/one": "new"}, ["hello/two"], ["/deployments/2"]),
-        ("new", True, {"hello/one": "new"}, ["hello/two"], []),
+        (None, False, {"hello/one": "new", "hello/two": "old"}, [], [], ["borrowed", "new", "old"]),
+        ("new", False, {"hello/one": "new"}, ["hello/two"], ["/deployments/2"], ["borrowed", "new"]),
+        ("new", True, {"hello/one": "new"}, ["hello/two"], [], ["borrowed", "new"]),
     ],
 )
-def test_only_our_deployments_of_another_version_are_deleted(monkeypatch, keep, check_mode, left, gone, calls):
+def test_only_our_deployments_of_another_version_are_deleted(
+    monkeypatch, keep, check_mode, left, gone, calls, releases
+):
     server = Deployments()
     params = {"directory": RELEASES, "delete_other_than": keep}
     result = ended(monkeypatch, deployments, server, params, check_mode)
-    assert result == {"changed": bool(gone), "deployments": left, "deleted": gone}
+    assert result == {"changed": bool(gone), "deployments": left, "deleted": gone, "releases": releases}
     assert server.deleted == calls
+
+
+# --- releases on a host ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (b"/opt/prefect/flows/releases/abc", {"abc"}),
+        (b"/opt/prefect/flows/releases/abc/.venv/bin/python\0-m\0prefect.engine\0", {"abc"}),
+        (b"A=/opt/prefect/flows/releases/abc:/opt/prefect/flows/releases/def/x\0B=2", {"abc", "def"}),
+        (b"7f r-xp 00 08:01 12 /opt/prefect/flows/releases/abc/x.so\n", {"abc"}),
+        (b"/opt/prefect/flows/releases", set()),
+        (b"/opt/prefect/flows/releases/", set()),
+        (b"/opt/prefect/flows/venvs/abc", set()),
+    ],
+)
+def test_what_a_process_uses(text, names):
+    assert flow_releases.names_in(text, Path(RELEASES)) == names
+
+
+def test_a_process_with_its_directory_in_a_release_uses_it(tmp_path):
+    for name in ("used", "unused"):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path / "releases" / "used") as process:
+        try:
+            assert flow_releases.names_in(flow_releases.processes_text(), tmp_path / "releases") == {"used"}
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("stay", "young_seconds", "gone"),
+    [
+        ({"a"}, 0, ["b", "c.new"]),
+        ({"a"}, 100, ["b"]),
+        ({"a", "b"}, 100, []),
+        (set(), 2000, []),
+    ],
+)
+def test_what_may_go(stay, young_seconds, gone):
+    there = {"a": 1000.0, "b": 1500.0, "c.new": 1990.0}
+    assert flow_releases.may_go(there, stay, now=2000.0, young_seconds=young_seconds) == gone
+
+
+def test_environments_go_with_the_last_release_that_uses_them(monkeypatch, tmp_path):
+    for release, venv in {"kept": "shared", "gone": "shared", "older": "lonely", "half.new": "unfinished"}.items():
+        (tmp_path / "releases" / release).mkdir(parents=True)
+        (tmp_path / "venvs" / venv).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "releases" / release / ".venv").symlink_to(tmp_path / "venvs" / venv)
+    (tmp_path / "releases" / ".removing-oldest").mkdir()
+    params = {"root": str(tmp_path), "keep": ["kept", "not-here"], "young_seconds": 0}
+    for check_mode in (True, False, False):
+        again = not check_mode and not (tmp_path / "releases" / "gone").exists()
+        result = ended(monkeypatch, flow_releases, None, params, check_mode)
+        removed = [] if again else [".removing-oldest", "gone", "half.new", "older", "venvs/lonely", "venvs/unfinished"]
+        assert result == {"changed": not again, "releases": ["kept"], "in_use": [], "removed": removed}
+        assert (tmp_path / "releases" / "gone").exists() is check_mode
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["kept"]
+    assert [path.name for path in (tmp_path / "venvs").iterdir()] == ["shared"]
+
+
+# --- git ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("repository", "ref", "words"),
+    [
+        (
+            "https://ada:secret@git.example.org/flows.git",
+            "main",
+            'Refusing to use "https://***@git.example.org/flows.git"',
+        ),
+        ("--upload-pack=x", "main", '"--upload-pack=x" is no address of a git repository'),
+        (" ", "main", '" " is no address'),
+        ("../flows", "--help", '"--help" is no branch, tag or commit'),
+        ("../flows", "a b", '"a b" is no branch'),
+        ("../flows", "", '"" is no branch'),
+    ],
+)
+def test_what_git_is_not_even_asked(repository, ref, words):
+    said = git_export.refusal(repository, ref)
+    assert said.startswith(words)
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "repository",
+    ["git@git.example.org:team/flows.git", "ssh://git@git.example.org/flows", "https://git.example.org/f", "."],
+)
+@pytest.mark.parametrize("ref", ["main", "v1.2", "feature/x-1", "0123456789abcdef0123456789abcdef01234567", "HEAD"])
+def test_what_git_is_asked(repository, ref):
+    assert git_export.refusal(repository, ref) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "out"),
+    [
+        ("a", "b", False),
+        ("sub/a", "../b", False),
+        ("sub/a", "../../b", True),
+        ("a", "..", True),
+        ("a", "/etc/shadow", True),
+        ("a", "sub/../../b", True),
+        ("a", "..b", False),
+    ],
+)
+def test_links_that_lead_out_of_a_repository(name, target, out):
+    assert git_export.leads_out(name, target) is out
 
 
 # --- flow runs ---------------------------------------------------------------------------------------------------

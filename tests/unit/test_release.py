@@ -1,4 +1,4 @@
-"""The name of a release of flows: it changes with what the release holds, and with nothing else."""
+"""Releases of flows: their names, what is none, which ones stay, and which one a rollback goes back to."""
 
 from __future__ import annotations
 
@@ -90,3 +90,132 @@ def test_a_directory_that_is_no_release(flows):
 def test_the_flows_of_the_kit_are_a_release():
     assert "smoke.py" in release.release_files(str(ROOT / "flows"))
     assert name(ROOT / "flows")
+
+
+# --- what is no release ------------------------------------------------------------------------------------------
+
+LOCKED = (
+    "prefect==3.8.8 \\\n    --hash=sha256:00\nhttpx==1 ; python_version > '3' --hash=sha256:01\n    # via prefect\n"
+)
+
+
+def problems(directory: Path) -> list[str]:
+    return release.prefect_release_problems(str(directory))
+
+
+def test_the_kit_s_flows_have_no_problem():
+    assert problems(ROOT / "flows") == []
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    assert problems(tmp_path / "none") == ["there is no such directory"]
+
+
+def test_a_repository_with_its_flows_further_down(tmp_path, flows):
+    assert problems(tmp_path) == [
+        "it has no prefect.yaml; there is one in flows",
+        "it has no requirements.txt (a lock with hashes)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lock", "problem"),
+    [
+        (LOCKED, None),
+        ("# nothing\n" + LOCKED + "--no-binary :all:\n", None),
+        (
+            "prefect==3.8.8\nhttpx\n",
+            'requirements.txt has no hashes for "prefect==3.8.8" and 1 more. '
+            "Make it with: uv pip compile --universal --generate-hashes requirements.in -o requirements.txt",
+        ),
+        ("httpx==1 --hash=sha256:01\n", "requirements.txt does not name prefect, which runs the flows"),
+        ("", "requirements.txt does not name prefect, which runs the flows"),
+    ],
+)
+def test_a_lock_has_hashes_and_names_prefect(flows, lock, problem):
+    (flows / "requirements.txt").write_text(lock)
+    assert problems(flows) == ([problem] if problem else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: [", "its prefect.yaml is no YAML: "),
+        ("", "its prefect.yaml has no list of deployments"),
+        ("deployments: {a: 1}", "its prefect.yaml has no list of deployments"),
+        ("deployments: [a]", "its prefect.yaml has no list of deployments"),
+    ],
+)
+def test_a_definition_that_is_none(flows, text, problem):
+    (flows / "requirements.txt").write_text(LOCKED)
+    (flows / "prefect.yaml").write_text(text)
+    (said,) = problems(flows)
+    assert said.startswith(problem)
+
+
+# --- history, what stays, rollback -------------------------------------------------------------------------------
+
+
+def history(*releases: str) -> list[dict]:
+    return [{"time": f"2026-01-0{i}", "release": name, "source": f"/{name}"} for i, name in enumerate(releases, 1)]
+
+
+def test_a_line_that_was_cut_off_is_left_out():
+    assert release.prefect_history('{"release": "a"}\n{"release": "b"}\n{"rel') == [{"release": "a"}, {"release": "b"}]
+    assert release.prefect_history("") == []
+
+
+@pytest.mark.parametrize(
+    ("deployed", "count", "named", "stay"),
+    [
+        ("d", 5, [], "abcd"),
+        ("d", 2, [], "bcd"),
+        ("d", 0, [], "d"),
+        ("d", -1, [], "d"),
+        ("d", 0, ["a"], "ad"),
+        # Deployed again: the ones before it are those that were deployed last, not those that are newest.
+        ("b", 1, [], "bd"),
+        ("new", 1, [], ["d", "new"]),
+    ],
+)
+def test_which_releases_stay(deployed, count, named, stay):
+    past = history("a", "b", "a", "b", "c", "d")
+    assert release.prefect_releases_to_keep(past, count, deployed, named) == sorted(stay)
+
+
+def test_back_is_the_one_before_and_twice_is_forward():
+    there = {"server": ["a", "b", "c"], "worker": ["a", "b", "c"]}
+    assert release.prefect_rollback(history("a", "b", "c"), there)["release"] == "b"
+    assert release.prefect_rollback(history("a", "b", "c", "b"), there)["release"] == "c"
+    chosen = release.prefect_rollback(history("a", "b", "c"), there, "a")
+    assert (chosen["release"], chosen["source"]) == ("a", "/a")
+
+
+@pytest.mark.parametrize(
+    ("past", "there", "wanted", "problem"),
+    [
+        ("ab", {"s": ["a", "b"]}, "b", 'the release "b" is deployed already'),
+        ("ab", {"s": ["a", "b"]}, "x", 'the release "x" is not on s'),
+        ("ab", {"s": ["b"]}, "", 'the release "a" is no longer on s'),
+        ("ab", {"s": ["a", "b"], "w": ["b"]}, "a", 'the release "a" is no longer on w'),
+        ("b", {"s": ["b"]}, "", "no other release was deployed before"),
+        ("", {"s": []}, "", "no other release was deployed before"),
+    ],
+)
+def test_a_rollback_that_is_refused(past, there, wanted, problem):
+    chosen = release.prefect_rollback(history(*past), there, wanted)
+    assert (chosen["release"], chosen["problem"]) == ("", problem)
+
+
+def test_what_there_is_the_newest_first():
+    assert release.prefect_rollback(history("a", "b"), {"s": ["a", "b", "c"]}, "x")["there"] == [
+        "b  2026-01-02  /b  (deployed)",
+        "a  2026-01-01  /a",
+        "c  never deployed",
+    ]
+
+
+def test_how_many_deployments_have_changed():
+    before = {"deployments": {"a/a": "1", "b/b": "1", "c/c": "1"}}
+    after = {"deployments": {"b/b": "2", "c/c": "1", "d/d": "2"}}
+    assert release.prefect_deployments_changed(before, after) == {"new": 1, "changed": 1, "removed": 1}
