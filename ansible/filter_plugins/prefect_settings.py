@@ -70,6 +70,7 @@ LEAST = {
     "backups_notify_again_hours": 1,
     "backups_keep_previous_days": 0,
     "workers_api_timeout": 1,
+    "checks_workers_timeout": 1,
     "checks_smoke_timeout": 1,
 }
 TYPE_WORDS = {
@@ -190,6 +191,16 @@ def number_problems(settings: dict[str, Any]) -> list[str]:
         for setting, least in LEAST.items()
         if settings[setting] < least
     ]
+
+
+def address_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the address of the server for other hosts."""
+    address = settings["workers_server_address"]
+    try:
+        ipaddress.ip_address(address or "::1")
+    except ValueError:
+        return [f"workers_server_address is {_quoted(address)}; it must be an IP address, or empty"]
+    return []
 
 
 def door_problems(settings: dict[str, Any]) -> list[str]:
@@ -535,6 +546,7 @@ def prefect_settings_problems(
         *worker_problems(settings),
         *flow_problems(settings),
         *host_problems(settings),
+        *address_problems(settings),
         *number_problems(settings),
     ]
 
