@@ -75,7 +75,7 @@ def prefect_inventory_problems(inventory: dict[str, Any], hostvars: Mapping[str,
     if len(servers) > 1:
         return [f'the group "workers" needs one server to belong to; the group "prefect" has {_listed(servers)}']
     server = servers[0]
-    problems = []
+    problems = _address_problems([host for host in [server, *others] if host in inventory["running"]], hostvars)
     if server not in inventory["running"]:
         limit = ",".join([server, *(host for host in others if host in inventory["running"])])
         problems.append(
@@ -93,6 +93,20 @@ def prefect_inventory_problems(inventory: dict[str, Any], hostvars: Mapping[str,
             for name in differing
         ]
     return problems + _name_problems(prefect_workers_of([server, *others], hostvars, inventory["pools"]))
+
+
+def _address_problems(hosts: list[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """Hosts that are one and the same: one of them would undo what makes the other."""
+    by_address: dict[tuple[str, str], list[str]] = {}
+    for host in hosts:
+        address = hostvars[host].get("ansible_host", host), str(hostvars[host].get("ansible_port", 22))
+        by_address.setdefault(address, []).append(host)
+    return [
+        f'{_listed(same)} have the same address, "{address}" (ansible_host); give each its own, or, with '
+        f"-e ansible_host={address}, name the one that is meant: --limit {same[0]}"
+        for (address, _), same in by_address.items()
+        if len(same) > 1
+    ]
 
 
 def _name_problems(workers: dict[str, list[dict[str, Any]]]) -> list[str]:

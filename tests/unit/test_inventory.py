@@ -104,6 +104,15 @@ def test_a_limit_without_the_server():
     assert problems(hosts(), running=["server"]) == []
 
 
+def test_a_new_address_for_all_hosts_at_once():
+    moved = {name: {"ansible_host": "192.0.2.9"} for name in ("server", "one", "two")}
+    assert problems(hosts(**moved)) == [
+        '"server", "one" and "two" have the same address, "192.0.2.9" (ansible_host); give each its own, or, with '
+        "-e ansible_host=192.0.2.9, name the one that is meant: --limit server"
+    ]
+    assert problems(hosts(**moved), running=["server"]) == []
+
+
 def test_two_workers_of_one_name():
     clash = 'prefect_workers: "{}" and "{}" have a worker "{}" each, and its name is its account; set prefect_workers for each host by itself (the server\'s in group_vars/prefect.yml: what stands in group_vars/all.yml is every host\'s)'
     assert problems(hosts(one={"prefect_workers": [worker("big")]})) == [clash.format("one", "two", "big")]
