@@ -115,16 +115,8 @@ def other_problems(others: str) -> list[str]:
     return problems
 
 
-def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
-    """What is wrong with the host, one sentence each; empty when all is well.
-
-    Args:
-        seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
-            earlier run has been here; `password`, the file with the database's password on this machine, and
-            `password_exists`; `others`, packages and services with their states; `listeners`, the output of ss; `ours`,
-            whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected; `admin_keys`,
-            the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
-    """
+def room_problems(seen: dict[str, Any]) -> list[str]:
+    """Too little memory, or too little disk space for a first install."""
     problems = []
     if seen["memory_mb"] < seen["least_memory_mb"]:
         problems.append(
@@ -135,6 +127,30 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
             f"{seen['free_gb']} GiB of disk space are free under /var/lib; {seen['least_free_gb']} GiB are needed "
             "(preflight_min_free_disk_gb)"
         )
+    return problems
+
+
+def key_problems(seen: dict[str, Any]) -> list[str]:
+    """No key to log in by."""
+    if seen["admin_keys"] or PUBLIC_KEY.search(seen["keys"]):
+        return []
+    return [
+        "it knows no ssh key of yours, and this playbook turns passwords off in sshd, which would lock you out; set "
+        f"host_admin_keys to your public keys, or run: ssh-copy-id {seen['login']}"
+    ]
+
+
+def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
+    """What is wrong with the host, one sentence each; empty when all is well.
+
+    Args:
+        seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
+            earlier run has been here; `password`, the file with the database's password on this machine, and
+            `password_exists`; `others`, packages and services with their states; `listeners`, the output of ss; `ours`,
+            whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected; `admin_keys`,
+            the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
+    """
+    problems = room_problems(seen)
     if seen["installed"] and not seen["password_exists"]:
         problems.append(
             f'it has an install, but "{seen["password"]}" is missing on this machine, so its passwords would be made anew; '
@@ -142,11 +158,7 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
         )
     problems += other_problems(seen["others"])
     problems += port_problems(seen["listeners"], seen["ours"])
-    if not seen["admin_keys"] and not PUBLIC_KEY.search(seen["keys"]):
-        problems.append(
-            "it knows no ssh key of yours, and this playbook turns passwords off in sshd, which would lock you out; set "
-            f"host_admin_keys to your public keys, or run: ssh-copy-id {seen['login']}"
-        )
+    problems += key_problems(seen)
     if seen["domain_problem"]:
         problems.append(
             f"{seen['domain_problem']}; set its DNS record and wait until it is seen, or go on all the same with "
@@ -156,6 +168,32 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     return problems
 
 
+def prefect_worker_host_problems(seen: dict[str, Any]) -> list[str]:
+    """What is wrong with a host that only runs workers, one sentence each; empty when all is well.
+
+    Args:
+        seen: as for `prefect_host_problems`, as far as it is there; `server`, where the host looks for the server, and
+            whether it `resolved` that name and `reached` the door there (both true when there is no server yet).
+    """
+    problems = room_problems(seen) + other_problems(seen["others"]) + key_problems(seen)
+    instead = "or set workers_server_address to an address by which it reaches the server"
+    if not seen["resolved"]:
+        problems.append(f'it finds no address for "{seen["server"]}" (prefect_domain); set its DNS record, {instead}')
+    elif not seen["reached"]:
+        problems.append(
+            f'nothing answers it at port 443 of "{seen["server"]}", where the server\'s door is; let it through, {instead}'
+        )
+    return problems
+
+
+def prefect_release_problem(directory: str, left_out: list[str]) -> str:
+    """Why a changed release is not deployed by a run that leaves out hosts which would run it."""
+    return (
+        f'the flows in "{directory}" have changed, and --limit leaves out {", ".join(left_out)}, which would be told to run '
+        "them without having them; run it for all hosts (or take such a host out of the inventory), or add: --skip-tags flows"
+    )
+
+
 class FilterModule:
     """Makes the filters known to Ansible."""
 
@@ -163,6 +201,8 @@ class FilterModule:
         return {
             "prefect_domain_problem": prefect_domain_problem,
             "prefect_host_problems": prefect_host_problems,
+            "prefect_release_problem": prefect_release_problem,
             "prefect_resolved": prefect_resolved,
             "prefect_system_problems": prefect_system_problems,
+            "prefect_worker_host_problems": prefect_worker_host_problems,
         }

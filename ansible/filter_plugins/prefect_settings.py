@@ -74,6 +74,7 @@ LEAST = {
     "workers_shutdown_seconds": 0,
     # Three signs of life, which come every 30 seconds.
     "workers_crash_seconds": 90,
+    "checks_workers_timeout": 1,
     "checks_smoke_timeout": 1,
 }
 TYPE_WORDS = {
@@ -194,6 +195,16 @@ def number_problems(settings: dict[str, Any]) -> list[str]:
         for setting, least in LEAST.items()
         if settings[setting] < least
     ]
+
+
+def address_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the address of the server for other hosts."""
+    address = settings["workers_server_address"]
+    try:
+        ipaddress.ip_address(address or "::1")
+    except ValueError:
+        return [f"workers_server_address is {_quoted(address)}; it must be an IP address, or empty"]
+    return []
 
 
 def door_problems(settings: dict[str, Any]) -> list[str]:
@@ -539,6 +550,7 @@ def prefect_settings_problems(
         *worker_problems(settings),
         *flow_problems(settings),
         *host_problems(settings),
+        *address_problems(settings),
         *number_problems(settings),
     ]
 

@@ -91,6 +91,7 @@ ORDER = (
     "test_flows",
     "test_releases",
     "test_tls_modes",
+    "test_worker_hosts",
     "test_resilience",
     "test_backups",
     "test_backups_faults",

@@ -34,6 +34,7 @@ deployments = load("prefect_deployments", ANSIBLE / "library/prefect_deployments
 flow_releases = load("prefect_flow_releases", ANSIBLE / "library/prefect_flow_releases.py")
 git_export = load("prefect_git_export", ANSIBLE / "library/prefect_git_export.py")
 flow_run = load("prefect_flow_run", ANSIBLE / "library/prefect_flow_run.py")
+online = load("prefect_workers_online", ANSIBLE / "library/prefect_workers_online.py")
 
 
 class Ended(Exception):
@@ -612,3 +613,14 @@ def test_the_name_of_a_flow_may_hold_a_blank(monkeypatch):
     server = Runs(["COMPLETED"], [(3, 5)])
     run(monkeypatch, server, deployment="my flow/smoke")
     assert server.asked == "/deployments/name/my%20flow/smoke"
+
+
+# --- workers of other hosts --------------------------------------------------------------------------------------
+
+
+def test_workers_that_are_not_heard_from():
+    workers = [{"name": name, "pool": "general"} for name in "abc"]
+    assert online.missing(workers, {("general", "a"): "ONLINE", ("general", "b"): "OFFLINE"}) == [
+        '"b" of the pool "general" is OFFLINE',
+        '"c" of the pool "general" is unknown to the server',
+    ]

@@ -54,6 +54,7 @@ def settings(tmp_path) -> dict[str, Any]:
         "prefect_email": "ops@example.org",
         "prefect_image": f"prefecthq/prefect:{LOCKED}-python3.13",
         "prefect_secrets_dir": str(tmp_path / "secrets"),
+        "prefect_workers": [{"name": "general-1", "pool": "general", "limit": 4}],
         "stack_postgres_memory_mb": 512,
         "stack_server_memory_mb": 768,
         "flows_directory": str(ANSIBLE.parent / "flows"),

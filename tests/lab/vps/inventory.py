@@ -44,15 +44,34 @@ def as_yaml(variables: Mapping[str, Any]) -> str:
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in variables.items())
 
 
-def write(directory: Path, vps: Vps, images: LabImages, more: Mapping[str, Any] | None = None) -> Path:
+def hosts_file(vps: Vps, workers: Mapping[Vps, Mapping[str, Any]] | None = None) -> str:
+    """The inventory's hosts.yml: the server, and the hosts that only run workers with what is set for each of them."""
+
+    def group(name: str, hosts: Mapping[Vps, Mapping[str, Any]]) -> str:
+        entries = "".join(
+            f"    {host.name}:\n" + textwrap.indent(as_yaml({**host_variables(host), **own}), " " * 6)
+            for host, own in hosts.items()
+        )
+        return f"{name}:\n  hosts:\n{entries}"
+
+    return "---\n" + group("prefect", {vps: {}}) + (group("workers", workers) if workers else "")
+
+
+def write(
+    directory: Path,
+    vps: Vps,
+    images: LabImages,
+    more: Mapping[str, Any] | None = None,
+    workers: Mapping[Vps, Mapping[str, Any]] | None = None,
+) -> Path:
     """Write hosts.yml and group_vars/all.yml for a VPS that is up; other files there stay as they are.
 
-    The domain is the VPS's, or its address where it has none. Gives the directory.
+    The domain is the VPS's, or its address where it has none. `workers` are further VPSs that only run workers, each with
+    its own variables. Gives the directory.
     """
     (directory / "group_vars").mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-    host = textwrap.indent(as_yaml(host_variables(vps)), " " * 6)
-    write_whole(directory / "hosts.yml", f"---\nprefect:\n  hosts:\n    {vps.name}:\n{host}")
+    write_whole(directory / "hosts.yml", hosts_file(vps, workers))
     variables_of_all = group_variables(vps.domain or vps.address, images, more)
     write_whole(directory / "group_vars" / "all.yml", "---\n" + as_yaml(variables_of_all))
     return directory
