@@ -89,6 +89,7 @@ ORDER = (
     "test_clients",
     "test_browser",
     "test_flows",
+    "test_docker_pool",
     "test_tls_modes",
     "test_resilience",
     "test_backups",

@@ -626,12 +626,14 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
         (
             "host_admin_user",
             "root",
-            f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy',
+            f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy, '
+            "prefect-docker",
         ),
         (
             "host_admin_user",
             "Ops",
-            f'host_admin_user is "Ops"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy',
+            f'host_admin_user is "Ops"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy, '
+            "prefect-docker",
         ),
         (
             "host_admin_keys",
