@@ -187,7 +187,8 @@ def test_the_worker_has_the_socket_and_nothing_else(runs, host):
     assert host.check_output("getent group docker | cut -d: -f4") == "prefect-docker"
     assert "OK" in host.check_output(f"systemd-analyze security --no-pager {UNIT} | tail -1")
     # The worker's unit and what stands beside the deploying one.
-    assert host.run(f"systemd-analyze verify {UNIT} prefect-deploy@x.service").stderr == ""
+    deploy = f"prefect-deploy@{runs.deployment()['version']}.service"
+    assert host.run(f"systemd-analyze verify {UNIT} {deploy}").stderr == ""
 
 
 def test_each_run_has_a_container_of_its_own(runs, host, access_log):

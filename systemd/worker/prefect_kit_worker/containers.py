@@ -20,8 +20,8 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.asyncutils import run_sync_in_worker_thread
-from prefect_docker.worker import DockerWorker
+from prefect.utilities.asyncutils import get_thread_limiter, run_sync_in_worker_thread
+from prefect_docker.worker import DockerWorker, DockerWorkerResult
 
 # The worker's own labels, in Docker's spelling.
 WORKER_LABEL = "io.prefect.worker-name"
@@ -67,11 +67,24 @@ class ContainerCare:
 
     _looked_for_containers = False
 
-    def _watch_container_safe(self, container: Container, configuration: Any, created_event: Any) -> Container:
-        watch = super()._watch_container_safe
-        patiently(lambda: watch(container, configuration, created_event))
-        container.attrs.setdefault("State", {})["ExitCode"] = self._end_of(container.id)
-        return container
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        # A pool that a worker makes has Prefect's base job template, by which a deployment may ask for all of the host.
+        self._create_pool_if_not_found = False
+
+    async def run(self, flow_run: Any, configuration: Any, task_status: Any = None) -> DockerWorkerResult:
+        """As Prefect's own, but a worker that is told to stop does not wait for the container."""
+        container, created = await run_sync_in_worker_thread(self._create_and_start_container, configuration)
+        identifier = self._get_infrastructure_pid(container.id)
+        if task_status:
+            task_status.started(identifier)
+
+        def watched() -> int:
+            patiently(lambda: self._watch_container_safe(container, configuration, created))
+            return self._end_of(container.id)
+
+        code = await anyio.to_thread.run_sync(watched, abandon_on_cancel=True, limiter=get_thread_limiter())
+        return DockerWorkerResult(status_code=code, identifier=identifier)
 
     def _end_of(self, container_id: str) -> int:
         """Wait until the container has ended, remove it, and say its exit code."""
@@ -118,7 +131,9 @@ class ContainerCare:
         """Watch a container that an earlier worker started, and report its run when it was killed."""
         run_id = container.labels.get(RUN_LABEL, "")
         self._logger.info("Taking up the container %s of the flow run %s", container.name, run_id)
-        code = await anyio.to_thread.run_sync(self._end_of, container.id, abandon_on_cancel=True)
+        code = await anyio.to_thread.run_sync(
+            self._end_of, container.id, abandon_on_cancel=True, limiter=get_thread_limiter()
+        )
         try:
             flow_run = await self.client.read_flow_run(UUID(run_id))
         except (ObjectNotFound, ValueError):
