@@ -44,13 +44,15 @@ def test_an_image_is_built_under_a_name_that_no_deployment_has():
     # The value of a proxy may hold a password: the name is enough.
     assert "--build-arg=HTTPS_PROXY" in command
     assert "--label=prefect-kit.recipe=r1" in command
+    # The release has the same path there as on the server.
+    assert "--build-arg=DIRECTORY=/opt/prefect/flows/releases/abc" in command
     assert command[-2:] == ["--tag=prefect-flows:unchecked-abc", "/releases/abc"]
 
 
 def test_the_check_has_no_network_and_no_rights():
     command = tool.check_command("abc")
     assert {"--network=none", "--read-only", "--cap-drop=ALL", "--rm"} <= set(command)
-    assert command[-3:] == ["prefect-flows:unchecked-abc", "python", "/mnt/check_flows.py"]
+    assert command[-3:] == ["prefect-flows:unchecked-abc", "python", "/mnt/check_image.py"]
 
 
 def test_another_base_or_another_way_is_another_recipe():
