@@ -18,9 +18,7 @@ from .settings import Settings
 
 SERVER = "prefect-server"
 CADDY = "prefect-caddy"
-WORKERS = ("prefect-worker@*.service", "prefect-docker-worker@*.service")
-# What a docker worker gives the container of a flow run.
-RUN_LABEL = "io.prefect.flow-run-id"
+WORKERS = "prefect-worker@*.service"
 # Seconds until a started server must be ready; a small host under load needs most of it.
 SERVER_SECONDS = 180
 POSTGRES_SECONDS = 120
@@ -74,7 +72,7 @@ class Stack:
     def active_workers(self) -> list[str]:
         """Units of workers that run, or that systemd is about to start again."""
         said = _run(
-            ["systemctl", "list-units", "--all", "--plain", "--output=json", *WORKERS],
+            ["systemctl", "list-units", "--all", "--plain", "--output=json", WORKERS],
             Code.NOT_READY,
             "systemctl status",
         )
@@ -95,18 +93,6 @@ class Stack:
     def stop_workers(self, units: list[str]) -> None:
         if units:
             _run(["systemctl", "stop", *units], Code.NOT_READY, "look at: systemctl status " + units[0])
-        # A process worker's flow runs end with it; these go on without their worker.
-        try:
-            for container in docker.from_env().containers.list(filters={"label": RUN_LABEL}):
-                container.kill()
-        except docker.errors.NotFound:
-            return
-        except docker.errors.DockerException as error:
-            raise Failure(
-                Code.NOT_READY,
-                f"the containers of flow runs do not stop: {error}",
-                f"docker ps --filter label={RUN_LABEL}",
-            ) from error
 
     def start_workers(self, units: list[str], wait: bool = True) -> None:
         """Start them and, with `wait`, see that they stay. Raises Failure (NOT_READY) with the unit's name."""
