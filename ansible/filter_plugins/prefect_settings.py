@@ -46,7 +46,7 @@ FEWEST_CHARACTERS = 6
 # Written by the playbook itself: its own accounts, and one for each worker.
 RESERVED_ACCOUNT = re.compile(r"playbook|backups|worker-.*")
 # Users of the system, and those that the playbook makes for its services.
-RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy")
+RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy", "prefect-docker")
 # Inventories have variables host_…, docker_… and the like of their own: of those only what is nearly one of ours counts
 # as a mistake.
 STRICT_PREFIXES = ("prefect_", "preflight_")
@@ -416,11 +416,6 @@ def worker_problems(settings: dict[str, Any]) -> list[str]:
                 f"prefect_work_pools has {_listed(map(_quoted, pools)) if pools else 'none'}"
             )
         else:
-            if pool.get("type", "process") != "process":
-                problems.append(
-                    f"{where}: its pool {_quoted(worker['pool'])} is of type {_quoted(pool['type'])}; "
-                    "the workers of this kit are of type process"
-                )
             # Prefect makes the queue "default" with every pool.
             queues = dict.fromkeys(["default", *(queue["name"] for queue in pool.get("queues", []))])
             problems += [

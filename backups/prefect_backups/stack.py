@@ -20,6 +20,8 @@ from .settings import Settings
 SERVER = "prefect-server"
 CADDY = "prefect-caddy"
 WORKERS = ("prefect-worker@*.service", "prefect-docker-worker@*.service")
+#: What a docker worker gives the container of a flow run.
+RUN_LABEL = "io.prefect.flow-run-id"
 #: A worker finds this mark in its own directory there, and does not wait for its flow runs when it is told to stop.
 AT_ONCE = "/run/prefect-worker/{name}/at-once"
 # Seconds until a started server must be ready; a small host under load needs most of it.
@@ -102,6 +104,17 @@ class Stack:
                 mark.touch()
         if units:
             _run(["systemctl", "stop", *units], Code.NOT_READY, "look at: systemctl status " + units[0])
+        # A process worker's flow runs have ended with it; those in containers go on without their worker.
+        try:
+            for container in docker.from_env().containers.list(filters={"label": RUN_LABEL}):
+                with contextlib.suppress(docker.errors.NotFound):
+                    container.kill()
+        except docker.errors.DockerException as error:
+            raise Failure(
+                Code.NOT_READY,
+                f"the containers of flow runs do not stop: {error}",
+                f"docker ps --filter label={RUN_LABEL}",
+            ) from error
 
     def start_workers(self, units: list[str], wait: bool = True) -> None:
         """Start them and, with `wait`, see that they stay. Raises Failure (NOT_READY) with the unit's name."""

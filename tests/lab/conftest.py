@@ -90,6 +90,7 @@ ORDER = (
     "test_browser",
     "test_flows",
     "test_releases",
+    "test_docker_pool",
     "test_tls_modes",
     "test_worker_hosts",
     "test_resilience",

@@ -172,6 +172,10 @@ def test_waiting_ends_in_time(api, answers):
 # --- work pools --------------------------------------------------------------------------------------------------
 
 
+KINDS = ("process", "docker")
+TEMPLATE = {"job_configuration": {"env": "{{ env }}"}, "variables": {"properties": {"env": {"type": "object"}}}}
+
+
 class Server:
     """Work pools as Prefect keeps them: each with a queue "default", and moving a queue moves those behind it."""
 
@@ -179,9 +183,12 @@ class Server:
         self.pools: dict[str, dict[str, Any]] = {}
         self.queues: dict[str, dict[str, dict[str, Any]]] = {}
         self.writes: list[tuple[str, str]] = []
+        self.warnings: list[str] = []
 
     def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()) -> Any:
         _, *words = path.strip("/").split("/")
+        if path == work_pool.VIEW:
+            return {"some-collection": {kind: {"default_base_job_configuration": TEMPLATE} for kind in KINDS}}
         if method == "GET":
             return self.pools.get(words[0])
         self.writes.append((method, path))
@@ -225,6 +232,7 @@ def make(monkeypatch, server):
 
     def run(check_mode: bool = False, **parameters: Any) -> dict[str, Any]:
         params = {"type": "process", "concurrency_limit": None, "queues": [], **parameters}
+        params = {"job_defaults": {}, "job_fixed": {}, "overwrite_template": False, **params}
         params["queues"] = [{"concurrency_limit": None, **queue} for queue in params["queues"]]
         return ended(monkeypatch, work_pool, server, params, check_mode)
 
@@ -243,6 +251,10 @@ def ended(monkeypatch, module: ModuleType, server: Any, params: dict[str, Any], 
             assert supports_check_mode
             assert set(params) <= set(argument_spec)
             self.params, self.check_mode = params, check_mode
+            server.module = self
+
+        def warn(self, text: str) -> None:
+            server.warnings.append(text)
 
         def exit_json(self, **result: Any) -> None:
             results.append(result)
@@ -265,6 +277,7 @@ def test_a_new_pool(make, server):
     result = make(name="general", concurrency_limit=8, queues=QUEUES)
     assert result["changed"]
     assert result["diff"]["before"] == {}
+    assert server.pools["general"].pop("base_job_template")["job_configuration"] == TEMPLATE["job_configuration"]
     assert server.pools["general"] == {"name": "general", "type": "process", "concurrency_limit": 8}
     assert {name: queue["priority"] for name, queue in server.queues["general"].items()} == {
         "high": 1,
@@ -332,6 +345,40 @@ def test_a_pool_of_another_type_is_refused(make, server):
         "pool's type. Give the pool another name in prefect_work_pools."
     )
     assert server.writes == []
+
+
+def test_the_template_follows_the_parameters_until_somebody_edits_it(make, server):
+    ours = {"name": "d", "type": "docker", "job_defaults": {"env": {"A": "1"}}, "job_fixed": {"privileged": False}}
+    make(**ours)
+    template = server.pools["d"]["base_job_template"]
+    assert template["job_configuration"] == {"env": "{{ env }}", "privileged": False}
+    assert template["variables"]["properties"] == {"env": {"type": "object", "default": {"A": "1"}}}
+    assert not make(**ours)["changed"]
+    other = {**ours, "job_defaults": {"env": {"A": "2"}}}
+    server.writes.clear()
+    assert make(check_mode=True, **other)["changed"] and server.writes == []
+    assert make(**other)["template"] == "write"
+    assert server.writes == [("PATCH", "/work_pools/d")]
+    server.pools["d"]["base_job_template"]["job_configuration"]["privileged"] = True
+    result = make(**other)
+    assert (result["changed"], result["template"]) == (False, "keep")
+    assert server.warnings[0].startswith('the work pool "d" keeps its base job template')
+    assert make(overwrite_template=True, **other)["changed"]
+    assert server.pools["d"]["base_job_template"]["job_configuration"]["privileged"] is False
+
+
+def test_the_template_of_a_pool_that_is_there_is_nobody_s_business_without_parameters(make, server):
+    make(name="general")
+    server.pools["general"]["base_job_template"] = {}
+    server.writes.clear()
+    assert not make(name="general")["changed"] and server.writes == []
+
+
+def test_a_type_or_a_variable_that_the_server_does_not_know_is_refused(make):
+    with pytest.raises(Ended, match='the server knows no worker type "ecs" \\(work pool "a"\\)'):
+        make(name="a", type="ecs")
+    with pytest.raises(Ended, match="template of the type docker has no variable 'memory'"):
+        make(name="a", type="docker", job_defaults={"memory": "1g"})
 
 
 # --- deployments -------------------------------------------------------------------------------------------------

@@ -556,10 +556,6 @@ def test_bad_workers_together(said):
     assert said(prefect_workers=[{**one, "health_port": 8081}, {**one, "name": "v"}]) == [
         'prefect_workers: two workers have the health_port "8081"; each needs its own (8080 and up by position when unset)'
     ]
-    docker = {"name": "docker", "type": "docker"}
-    assert said(prefect_work_pools=[{"name": "general"}, docker], prefect_workers=[{**one, "pool": "docker"}]) == [
-        'prefect_workers: worker "w": its pool "docker" is of type "docker"; the workers of this kit are of type process'
-    ]
 
 
 def test_no_workers_are_allowed(said):
@@ -631,12 +627,14 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
         (
             "host_admin_user",
             "root",
-            f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy',
+            f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy, '
+            "prefect-docker",
         ),
         (
             "host_admin_user",
             "Ops",
-            f'host_admin_user is "Ops"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy',
+            f'host_admin_user is "Ops"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy, '
+            "prefect-docker",
         ),
         (
             "host_admin_keys",

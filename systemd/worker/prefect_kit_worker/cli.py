@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from .memory import limit_in_bytes, total_memory
 from .notify import Systemd
@@ -79,13 +80,17 @@ async def _work(options: argparse.Namespace) -> int:
         await asyncio.gather(beside, waiting, working, return_exceptions=True)
 
 
-def main(words: list[str] | None = None) -> int:
-    """Work until told to stop; exit code 0 then, 1 after a fault."""
+def main(words: list[str] | None = None) -> NoReturn:
+    """Work until told to stop; exit code 0 then, 1 after a fault, 2 for a bad setting."""
     options = _parser().parse_args(words)
     # To the journal line by line, and not when a buffer is full.
     sys.stdout.reconfigure(line_buffering=True)
     try:
-        return asyncio.run(_work(options))
+        code = asyncio.run(_work(options))
     except ValueError as error:
         print(f"error: {error}\nHINT: /etc/prefect/workers/{options.name}.env", file=sys.stderr)
-        return 2
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that still watch containers would keep the process; the next worker takes those containers up.
+    os._exit(code)

@@ -14,16 +14,24 @@ from pathlib import Path
 
 from .held import HeldRun, HeldRuns
 
-CONFIGURATION = Path("/etc/prefect/workers")
-STATE = Path("/var/lib/prefect-worker")
+#: Where the workers of each kind are configured, and where they keep what they hold.
+KINDS = {
+    Path("/etc/prefect/workers"): Path("/var/lib/prefect-worker"),
+    Path("/etc/prefect/docker-workers"): Path("/var/lib/prefect-docker-worker"),
+}
 
 
-def workers(configuration: Path = CONFIGURATION) -> list[str]:
-    """The workers of this host, by their configuration."""
-    return sorted(path.name.removesuffix(".env") for path in configuration.glob("*.env") if ".secret." not in path.name)
+def workers(kinds: dict[Path, Path] = KINDS) -> dict[str, Path]:
+    """The workers of this host, by their configuration, each with the directory of its state."""
+    return {
+        path.name.removesuffix(".env"): state / path.name.removesuffix(".env")
+        for configuration, state in kinds.items()
+        for path in sorted(configuration.glob("*.env"))
+        if ".secret." not in path.name
+    }
 
 
-def _named(names: list[str], every: bool) -> list[str]:
+def _named(names: list[str], every: bool) -> dict[str, Path]:
     if os.geteuid() != 0:
         _fail("this needs root", "sudo " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     here = workers()
@@ -35,7 +43,7 @@ def _named(names: list[str], every: bool) -> list[str]:
         )
     if not names and not every:
         _fail(f"name a worker; there is {', '.join(here) or 'none'}", "or say --all")
-    return here if every else names
+    return here if every else {name: here[name] for name in names}
 
 
 def _fail(fact: str, hint: str) -> None:
@@ -43,12 +51,8 @@ def _fail(fact: str, hint: str) -> None:
     raise SystemExit(2)
 
 
-def _mark(name: str) -> Path:
-    return STATE / name / "drain"
-
-
-def _under_way(name: str) -> list[HeldRun]:
-    return HeldRuns(STATE / name / "held.json").left_behind()
+def _under_way(state: Path) -> list[HeldRun]:
+    return HeldRuns(state / "held.json").left_behind()
 
 
 def drain(words: list[str] | None = None) -> int:
@@ -61,14 +65,14 @@ def drain(words: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="how long to wait for flow runs (default: 3600)")
     options = parser.parse_args(words)
     names = _named(options.names, options.every)
-    for name in names:
-        _mark(name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _mark(name).touch(mode=0o644)
+    for state in names.values():
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state / "drain").touch(mode=0o644)
     # A fetch may be under way at this very moment; what it takes stands in the file a little later.
     time.sleep(1)
     started, said = time.monotonic(), ""
     while True:
-        runs = [f"{run.name} (since {run.since})" for name in names for run in _under_way(name)]
+        runs = [f"{run.name} (since {run.since})" for state in names.values() for run in _under_way(state)]
         if not runs:
             print(f"drained: {', '.join(names)}. No new flow runs until: prefect-worker-resume {' '.join(names)}")
             return 0
@@ -91,7 +95,7 @@ def resume(words: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", dest="every", help="every worker of this host")
     options = parser.parse_args(words)
     names = _named(options.names, options.every)
-    for name in names:
-        _mark(name).unlink(missing_ok=True)
+    for state in names.values():
+        (state / "drain").unlink(missing_ok=True)
     print(f"taking flow runs again: {', '.join(names)}")
     return 0

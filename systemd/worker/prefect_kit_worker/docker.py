@@ -7,12 +7,16 @@ import asyncio
 import docker.errors
 from prefect_docker.worker import DockerWorker
 
+from .containers import ContainerCare, patiently
 from .held import HeldRun
 from .worker import KitWorker
 
 
-class DockerKitWorker(KitWorker, DockerWorker):
+class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
     """Flow runs in containers of the host's Docker engine."""
+
+    #: Told to stop, it leaves its containers running: the next worker takes them up.
+    waits_for_runs = False
 
     async def _outlived(self, left: HeldRun) -> bool:
         # The infrastructure's id is `engine's address:container's id`.
@@ -23,10 +27,10 @@ class DockerKitWorker(KitWorker, DockerWorker):
         def runs() -> bool:
             client = self._get_client()
             try:
-                return client.containers.get(container).status in {"created", "running", "paused"}
+                return client.containers.get(container).status in {"created", "running", "paused", "restarting"}
             except docker.errors.NotFound:
                 return False
             finally:
                 client.close()
 
-        return await asyncio.to_thread(runs)
+        return await asyncio.to_thread(patiently, runs)

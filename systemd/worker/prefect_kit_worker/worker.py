@@ -75,6 +75,9 @@ class Kit:
 class KitWorker:
     """What goes before ProcessWorker or DockerWorker."""
 
+    #: Whether flow runs end with the worker, which then has to wait for them.
+    waits_for_runs = True
+
     @classmethod
     def __dispatch_key__(cls) -> str:
         """A key of its own in Prefect's registry of worker types, where `process` stays Prefect's."""
@@ -367,6 +370,15 @@ class KitWorker:
     async def drain(self) -> None:
         """Take no new runs; wait for those under way as long as there is time; end and report the rest."""
         self._stopping = True
+        if not self.waits_for_runs:
+            self._logger.info(
+                "Told to stop: no new flow runs; %d under way go on without this worker.", len(self._held)
+            )
+            # But what is just being started must be known by where it runs.
+            deadline = time.monotonic() + SECONDS_TO_TIDY_UP
+            while any(not run.infrastructure for run in self._held) and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+            return
         seconds, decided = self._kit.time_to_end()
         deadline = time.monotonic() + seconds
         self._logger.info("Told to stop: no new flow runs; %d under way have %.0f s to end.", len(self._held), seconds)
