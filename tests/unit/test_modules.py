@@ -251,7 +251,8 @@ def ended(monkeypatch, module: ModuleType, server: Any, params: dict[str, Any], 
             assert supports_check_mode
             assert set(params) <= set(argument_spec)
             self.params, self.check_mode = params, check_mode
-            server.module = self
+            if server is not None:
+                server.module = self
 
         def warn(self, text: str) -> None:
             server.warnings.append(text)
