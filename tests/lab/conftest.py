@@ -94,6 +94,7 @@ ORDER = (
     "test_tls_modes",
     "test_worker_hosts",
     "test_resilience",
+    "test_worker_life",
     "test_backups",
     "test_backups_faults",
     "test_restore_refusals",
