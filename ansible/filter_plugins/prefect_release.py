@@ -79,7 +79,7 @@ def prefect_release_problems(directory: str) -> list[str]:
     definition = root / "prefect.yaml"
     if not definition.is_file():
         below = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/prefect.yaml"))
-        hint = f"; there is one in {', '.join(below)}" if below else ""
+        hint = f"; there is one in {', '.join(below)} (of a git repository: flows_git_directory)" if below else ""
         problems.append(f"it has no prefect.yaml{hint}")
     else:
         try:

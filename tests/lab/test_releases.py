@@ -219,11 +219,10 @@ def test_a_run_ends_on_the_release_it_began_with(one, playbook, repository, runs
     host.check_output("rm /var/lib/prefect-worker/general-1/go")
 
     run = playbook("deploy.yml", *repository.given("three", **soon))
-    assert f"no longer used: {one}" in run.joined or one not in on_host(host), run.stdout[-2000:]
-    assert on_host(host) == {three}
-    assert host.check_output("ls /opt/prefect/flows/venvs").split() == [
-        host.check_output(f"basename $(readlink {RELEASES}/{three}/.venv)")
-    ]
+    assert f"no longer used: {one}" in run.joined, run.stdout[-2000:]
+    assert not {one, two} & on_host(host)
+    # Its environment is still there: the three have it in common.
+    assert runs.said(runs.start()) == ["begun with three", "ended with three"]
 
 
 def test_back_and_forward_again(one, playbook, repository, runs):

@@ -113,7 +113,7 @@ def test_a_directory_that_is_not_there(tmp_path):
 
 def test_a_repository_with_its_flows_further_down(tmp_path, flows):
     assert problems(tmp_path) == [
-        "it has no prefect.yaml; there is one in flows",
+        "it has no prefect.yaml; there is one in flows (of a git repository: flows_git_directory)",
         "it has no requirements.txt (a lock with hashes)",
     ]
 
