@@ -71,6 +71,10 @@ LEAST = {
     "backups_keep_previous_days": 0,
     "workers_api_timeout": 1,
     "checks_workers_timeout": 1,
+    "workers_drain_seconds": 0,
+    "workers_shutdown_seconds": 0,
+    # Three signs of life, which come every 30 seconds.
+    "workers_crash_seconds": 90,
     "checks_smoke_timeout": 1,
 }
 TYPE_WORDS = {

@@ -1,4 +1,4 @@
-"""Tell a person that a unit has failed: started by OnFailure=prefect-notify@UNIT.service.
+"""Tell a person that a unit has failed: started by OnFailure=prefect-notify@UNIT.service; or of crashed flow runs.
 
 The same failure is told once in a while only, and told anew when it comes back after a success. The addresses are
 secret: they are never printed, nor is what a service answers.
@@ -13,12 +13,15 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import apprise
 
+from . import crashes
 from . import settings as settings_module
 from .errors import Code, Failure
+from .postgres import Postgres
 from .settings import Settings
 
 LINES = 15
@@ -138,16 +141,32 @@ def notify(settings: Settings, unit: str) -> str:
     return f"{unit} failed; told {len(settings.notify_urls)} addresses"
 
 
+def notify_crashes(settings: Settings) -> str:
+    """Tell a person of the flow runs that crashed since the last look; gives what was done. Raises Failure."""
+    path, now = Path(settings.state) / "notified" / "crashes.json", datetime.now(UTC)
+    found = crashes.crashes(Postgres.live(settings), crashes.since(path, now), now)
+    if found and settings.notify_urls:
+        # Before it is noted: told twice is better than not told.
+        send(settings.notify_urls, *crashes.text(found, socket.gethostname(), settings.door.url))
+    crashes.note(path, now)
+    return f"{len(found)} flow runs crashed; told {len(settings.notify_urls) if found else 0} addresses"
+
+
 def main() -> int:
     """The command; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="prefect-notify", description="Tell a person that a unit has failed.")
-    parser.add_argument("unit", help="the unit, such as prefect-backup.service")
-    unit = parser.parse_args().unit
-    unit = unit if "." in unit else f"{unit}.service"
+    parser = argparse.ArgumentParser(prog="prefect-notify", description="Tell a person what has failed.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("unit", nargs="?", help="a unit that failed, such as prefect-backup.service")
+    what.add_argument("--crashes", action="store_true", help="the flow runs that crashed since the last time")
+    options = parser.parse_args()
     # apprise logs addresses when it fails.
     logging.disable(logging.CRITICAL)
     try:
-        print(notify(settings_module.load(), unit))
+        settings = settings_module.load()
+        if options.crashes:
+            print(notify_crashes(settings))
+        else:
+            print(notify(settings, options.unit if "." in options.unit else f"{options.unit}.service"))
     except Failure as failure:
         print(failure, file=sys.stderr)
         return failure.code.value

@@ -19,7 +19,20 @@ from typing import Any
 import pytest
 
 from tests.lab import backups, restores
-from tests.lab.backups import BACKUP, ETC, FLIP, NOTIFY, SCRATCH, STATE, VERIFY, ids, leftovers, other_settings, restic
+from tests.lab.backups import (
+    BACKUP,
+    CRASHES,
+    ETC,
+    FLIP,
+    NOTIFY,
+    SCRATCH,
+    STATE,
+    VERIFY,
+    ids,
+    leftovers,
+    other_settings,
+    restic,
+)
 from tests.lab.restores import STAGING, run, until
 from tests.lab.seed import psql
 from tests.lab.vps.vps import Vps
@@ -404,6 +417,26 @@ def test_a_person_is_told_of_a_failure_once(
     everything = json.dumps(person.messages) + vps.ssh("journalctl --quiet --output=cat --unit='prefect-*'").stdout
     for path, secret in {**inventory_secrets, "the listener's": person.password}.items():
         assert secret not in everything, path
+
+
+def test_a_person_is_told_of_crashed_flow_runs_once(vps: Vps, door: Any, others: Others, person: Person) -> None:
+    """By the unit that the timer starts every minute; the next look finds nothing new."""
+    environment = others(notify_urls=[person.url])
+    deployment = door.get("/api/deployments/name/hello/hello").json()["id"]
+    soon = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+    made = door.post(f"/api/deployments/{deployment}/create_flow_run", {"name": "cut-off", "state": soon}).json()["id"]
+    crashed = {"state": {"type": "CRASHED", "message": "its host is gone"}, "force": True}
+    assert door.post(f"/api/flow_runs/{made}/set_state", crashed).json()["status"] == "ACCEPT"
+    with backups.unit_environment(vps, CRASHES, **environment):
+        first, second = backups.start(vps, CRASHES), backups.start(vps, CRASHES)
+    assert (first.result, second.result) == ("success", "success")
+    assert re.search(r"[1-9]\d* flow runs crashed; told 1 addresses", first.said)
+    assert "0 flow runs crashed; told 0 addresses" in second.said
+    (told,) = person.messages
+    assert re.search(r"UTC  cut-off \(deployment hello\)\n  its host is gone\n", told["message"])
+    assert f"{door.url}/runs/flow-run/{made}" in told["message"]
+    assert person.password not in first.said + second.said
+    door.delete(f"/api/flow_runs/{made}")
 
 
 def test_a_flipped_byte_is_found_by_the_verification(

@@ -239,6 +239,7 @@ CASES = [
     Case("report/on-demand", "Completed", "on-demand: 7 day(s) until", 0),
     Case("report/nightly", "Completed", "nightly: 1 day(s) until", 0),
     Case("report/interval", "Completed", "interval: 1 day(s) until", 0),
+    Case("again/again", "Completed", "3 of 3 items done now", 3, {"batch": REPORT}),
     Case("smoke/smoke", "Completed", "smoke: done", 3, {}, four_smoke_lines),
 ]
 

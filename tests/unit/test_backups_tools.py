@@ -365,3 +365,32 @@ def test_a_message_that_fails_names_no_address():
     assert caught.value.fact == (
         "a person could not be told: of 2 addresses failed number 1 (json), number 2 (not an address)"
     )
+
+
+def test_crashes_are_told_in_one_message_and_the_rest_is_counted():
+    from datetime import UTC, datetime, timedelta
+
+    from prefect_backups import crashes
+
+    when = datetime(2026, 11, 21, 3, 4, 5, tzinfo=UTC)
+    found = [crashes.Crash(f"run-{number}", "nightly", when, "killed", f"id-{number}") for number in range(22)]
+    title, body = crashes.text(found, "vps", "https://prefect.example.org")
+    assert title == "vps: 22 flow runs crashed"
+    assert "2026-11-21 03:04:05 UTC  run-0 (deployment nightly)\n  killed\n" in body
+    assert "https://prefect.example.org/runs/flow-run/id-19" in body
+    assert "run-20" not in body
+    assert "and 2 more: " in body
+    assert when - crashes.LOOK_BACK == when - timedelta(hours=1)
+
+
+def test_crashes_are_told_since_the_last_time_and_not_for_ever_back(tmp_path):
+    from datetime import UTC, datetime, timedelta
+
+    from prefect_backups import crashes
+
+    now, path = datetime(2026, 11, 21, 12, 0, tzinfo=UTC), tmp_path / "notified" / "crashes.json"
+    assert crashes.since(path, now) == now - crashes.LOOK_BACK
+    crashes.note(path, now - timedelta(minutes=2))
+    assert crashes.since(path, now) == now - timedelta(minutes=2)
+    # A host that was off for a week does not tell of a week.
+    assert crashes.since(path, now + timedelta(days=7)) == now + timedelta(days=7) - crashes.LOOK_BACK

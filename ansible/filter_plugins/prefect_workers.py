@@ -1,0 +1,66 @@
+"""What workers are given, and what is wrong with it: pure decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MEMORY = re.compile(r"([1-9][0-9]*[KMGT])|([1-9][0-9]?|100)%")
+#: What the playbook itself tells a worker, and what would hurt it: PREFECT_CLIENT_METRICS_ENABLED ends every flow run
+#: with "Address already in use" (prefect-facts.md).
+OWN = re.compile(
+    r"WORKER_.*|PREFECT_(API_URL|API_SSL_CERT_FILE|CLIENT_CUSTOM_HEADERS|WORKER_WEBSERVER_.*|CLIENT_METRICS_ENABLED|HOME)|HOME"
+)
+
+
+def prefect_environment_value(value: Any) -> str:
+    """A value for a file that systemd reads (EnvironmentFile=), in double quotes, with nothing in it taken as special."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    for special in '\\"`$':
+        text = text.replace(special, f"\\{special}")
+    return f'"{text}"'
+
+
+def prefect_worker_limit_problems(workers: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with the environment, the secrets and the limits of workers, as lines for a person."""
+    problems = []
+    for worker in workers:
+        where = f'prefect_workers: worker "{worker.get("name")}"'
+        for kind in "environment", "secrets":
+            for key in worker.get(kind) or {}:
+                if not NAME.fullmatch(str(key)):
+                    problems.append(f'{where}: the {kind} has the name "{key}"; allowed are letters, digits and _')
+                elif OWN.fullmatch(str(key)):
+                    problems.append(f'{where}: the {kind} has "{key}", which the playbook sets itself')
+        for key in set(worker.get("environment") or {}) & set(worker.get("secrets") or {}):
+            problems.append(f'{where}: "{key}" is in environment and in secrets; one of them has to go')
+        memory = worker.get("memory_max")
+        if memory is not None and not MEMORY.fullmatch(str(memory)):
+            problems.append(f'{where}: its memory_max is "{memory}"; allowed are 1500M, 2G and the like, or 1% to 100%')
+        weight = worker.get("cpu_weight")
+        if weight is not None and not 1 <= weight <= 10000:
+            problems.append(f'{where}: its cpu_weight is "{weight}"; allowed are 1 to 10000 (100 is normal)')
+    return problems
+
+
+def prefect_content_name(paths: list[str]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the names and contents of files, in any order."""
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, paths)):
+        content = path.read_bytes()
+        digest.update(f"{path.name}:{len(content)}:".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+class FilterModule:
+    """Found by Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "prefect_content_name": prefect_content_name,
+            "prefect_environment_value": prefect_environment_value,
+            "prefect_worker_limit_problems": prefect_worker_limit_problems,
+        }

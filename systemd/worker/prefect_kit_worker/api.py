@@ -1,0 +1,116 @@
+"""What the worker asks of the API beyond what Prefect's worker does, each in one place and by Prefect's own client."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prefect.client.orchestration import PrefectClient
+
+    from .again import Again
+
+#: The sign of life, and the end of it: the automation "Crash detection" waits for one or the other.
+ALIVE = "prefect-worker.flow-run.alive"
+ENDED = "prefect-worker.flow-run.ended"
+#: A run in one of these states has a process, or should have.
+UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+#: How far back a worker that starts looks for crashed runs that nobody has run again.
+LOOK_BACK = timedelta(hours=1)
+
+
+async def send_signs(client: PrefectClient, signs: dict[str, str], worker: str, pool: str) -> None:
+    """Send one event for each run, `signs` being its id and the event's name.
+
+    By HTTP and not by the events' websocket: what is sent has then arrived, or an error says that it has not.
+    """
+    now = datetime.now(UTC).isoformat()
+    events = [
+        {
+            "id": str(uuid4()),
+            "occurred": now,
+            "event": event,
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+            "related": [
+                {"prefect.resource.id": f"prefect.worker.{worker}", "prefect.resource.role": "worker"},
+                {"prefect.resource.id": f"prefect.work-pool.{pool}", "prefect.resource.role": "kit-work-pool"},
+            ],
+        }
+        for run_id, event in signs.items()
+    ]
+    if events:
+        response = await client.request("POST", "/events", json=events)
+        response.raise_for_status()
+
+
+async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, FlowRun]:
+    """The runs by their ids; one that has been deleted is missing."""
+    ids = [UUID(run_id) for run_id in run_ids]
+    if not ids:
+        return {}
+    runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+    return {str(run.id): run for run in runs}
+
+
+async def subflows_under_way(client: PrefectClient, run_ids: Iterable[str]) -> list[FlowRun]:
+    """The subflow runs of the runs, and theirs, that are not at their end: they live in the same processes."""
+    found: list[FlowRun] = []
+    parents = [UUID(run_id) for run_id in run_ids]
+    while parents:
+        children = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)),
+            )
+        )
+        # Those of deployments have processes, and workers, of their own.
+        children = [run for run in children if run.deployment_id is None]
+        found += children
+        parents = [run.id for run in children]
+    return found
+
+
+async def crashed_lately(client: PrefectClient, pool: str) -> list[FlowRun]:
+    """Runs of a pool that crashed within the last hour."""
+    return await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            end_time=FlowRunFilterEndTime(after_=datetime.now(UTC) - LOOK_BACK),
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+    )
+
+
+async def set_state(client: PrefectClient, run_id: UUID, state: State[Any]) -> None:
+    """Give a run a state, whatever rules would say: for runs whose process is known to be gone."""
+    await client.set_flow_run_state(run_id, state, force=True)
+
+
+async def run_again(client: PrefectClient, run: FlowRun, again: Again) -> FlowRun:
+    """Make the run that follows a crashed one: same deployment, parameters and tags, from the beginning."""
+    assert run.deployment_id is not None
+    return await client.create_flow_run_from_deployment(
+        run.deployment_id,
+        parameters=run.parameters,
+        name=again.name,
+        tags=run.tags,
+        idempotency_key=again.idempotency_key,
+        work_queue_name=run.work_queue_name,
+        job_variables=run.job_variables or None,
+        labels={"prefect-worker.rerun-of": str(run.id)},
+    )

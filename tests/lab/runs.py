@@ -1,0 +1,146 @@
+"""What tests of workers share: flows of their own on the VPS, deployments of them, and what becomes of a flow run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.lab.restores import ENDS, until
+from tests.lab.vps.vps import Vps
+
+FLOWS = "/opt/lab-flows"
+RUN_LIMIT = 120  # seconds until a flow run that nothing holds up has come as far as it should
+CODE = '''
+import time
+from prefect import flow, get_run_logger
+
+@flow
+def slow(seconds: float = 10):
+    """Log every second."""
+    logger = get_run_logger()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        logger.info("still here")
+        time.sleep(min(1, max(0, end - time.monotonic())))
+    logger.info("to the end")
+
+@flow
+def stubborn(seconds: float = 10):
+    """Hold Python's lock, so that no other thread of the process gets a turn: no heartbeat of the flow's own."""
+    import re
+    logger = get_run_logger()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        # One call of about 20 s that never lets go; catastrophic backtracking, on purpose.
+        re.match(r"(a+)+$", "a" * 28 + "b")
+    logger.info("to the end")
+
+@flow
+def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
+    """Take memory until somebody puts an end to it (here at the latest at 3 GB)."""
+    taken = []
+    while sum(map(len, taken)) < limit:
+        taken.append(b"x" * chunk)
+        time.sleep(0.05)
+
+@flow
+def parent(seconds: float = 10):
+    """A subflow in the same process."""
+    slow(seconds)
+'''
+
+
+class Runs:
+    """Deployments of the flows above, made by the API, and their runs."""
+
+    def __init__(self, vps: Vps, door: Any) -> None:
+        self.vps = vps
+        self.door = door
+        self._made: list[str] = []
+        vps.ssh(f"mkdir -p {FLOWS} && cat > {FLOWS}/lab.py <<'END'\n{CODE}\nEND\nchmod -R a+rX {FLOWS}")
+
+    def deployment(self, name: str, flow: str = "slow", **more: Any) -> str:
+        """A deployment of one of the flows; gives its id. `more` is added to what is sent to the API."""
+        smoke = self.door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+        flow_id = self.door.post("/api/flows/", {"name": flow}).raise_for_status().json()["id"]
+        body = {
+            "name": name,
+            "flow_id": flow_id,
+            "entrypoint": f"lab.py:{flow}",
+            "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": FLOWS}}],
+            "work_pool_name": "general",
+            "job_variables": smoke["job_variables"],
+            **more,
+        }
+        made = self.door.post("/api/deployments/", body).raise_for_status().json()["id"]
+        self._made.append(made)
+        return made
+
+    def start(self, deployment: str, **more: Any) -> str:
+        """A run of a deployment; gives its id. `more`: name, tags, work_queue_name, …; `parameters` too."""
+        return (
+            self.door.post(f"/api/deployments/{deployment}/create_flow_run", {**more}).raise_for_status().json()["id"]
+        )
+
+    def read(self, run: str) -> dict[str, Any]:
+        return self.door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+
+    def wait(self, run: str, *names: str, limit: float = RUN_LIMIT) -> dict[str, Any]:
+        """Wait until a run's state has one of the names; any end, when none is given. Gives the run."""
+
+        def wrong() -> str:
+            try:
+                found = self.read(run)
+            except Exception as error:
+                return repr(error)
+            here = found["state"]["name"]
+            if here in names or (not names and found["state"]["type"] in ENDS):
+                return ""
+            if found["state"]["type"] in ENDS:
+                raise AssertionError(f"{found['name']} is {here} ({found['state']['message']}), not {names}")
+            return f"{here} {found['state']['message']}"
+
+        until(f"the run to be {' or '.join(names) or 'at its end'}", wrong, limit)
+        return self.read(run)
+
+    def of(self, deployment: str) -> list[dict[str, Any]]:
+        """The runs of a deployment, as they were made."""
+        body = {"deployments": {"id": {"any_": [deployment]}}, "sort": "ID_DESC"}
+        found = self.door.post("/api/flow_runs/filter", body).raise_for_status().json()
+        return sorted(found, key=lambda run: run["created"])
+
+    def states(self, run: str) -> list[str]:
+        """The names of all the states that a run has had."""
+        found = self.door.request("GET", "/api/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        return [state["name"] for state in sorted(found, key=lambda state: state["timestamp"])]
+
+    def said(self, run: str) -> str:
+        """The logs of a run."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return "\n".join(line["message"] for line in self.door.post("/api/logs/filter", body).raise_for_status().json())
+
+    def logged(self, run: str, text: str, limit: float = 30) -> None:
+        """Wait until a text stands in the logs of a run."""
+        until(f'"{text}" in the logs', lambda: "" if text in self.said(run) else self.said(run), limit)
+
+    def forget(self, deployment: str) -> None:
+        """Remove a deployment, and then its runs: a schedule would make new ones."""
+        found = self.of(deployment)
+        self.door.delete(f"/api/deployments/{deployment}")
+        for run in found:
+            self.door.delete(f"/api/flow_runs/{run['id']}")
+        self._made.remove(deployment)
+
+    def remove(self) -> None:
+        """Remove the deployments and their runs."""
+        for deployment in list(self._made):
+            self.forget(deployment)
+
+
+def timed(what: str, do: Callable[[], Any], table: dict[str, float]) -> Any:
+    """Do something and note in a table how many seconds it took."""
+    began = time.monotonic()
+    done = do()
+    table[what] = round(time.monotonic() - began, 1)
+    return done

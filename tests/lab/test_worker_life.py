@@ -1,0 +1,259 @@
+"""Workers that survive anything: told to stop, killed, out of memory, without a server. Nothing is lost, all is said."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.lab.restores import until
+from tests.lab.runs import Runs, timed
+
+UNIT = "prefect-worker@general-1.service"
+TABLE: dict[str, float] = {}
+
+
+@pytest.fixture(scope="module")
+def runs(vps, door, playbook) -> Iterator[Runs]:
+    made = Runs(vps, door)
+    yield made
+    made.remove()
+    print("\nseconds until a run was right again:", json.dumps(TABLE, indent=1))
+
+
+@pytest.fixture
+def settings(vps) -> Iterator[Any]:
+    """`settings(WORKER_DRAIN_SECONDS=3)` starts the worker with other values; back again after the test."""
+    place = f"/run/systemd/system/{UNIT}.d"
+
+    def use(**values: str | int) -> None:
+        lines = "".join(f"{key}={value}\\n" for key, value in values.items())
+        vps.ssh(
+            f"mkdir -p {place} && printf '{lines}' > {place}/values && "
+            f"printf '[Service]\\nEnvironmentFile={place}/values\\n' > {place}/99-test.conf && "
+            f"systemctl daemon-reload && systemctl restart {UNIT}"
+        )
+
+    yield use
+    vps.ssh(f"rm -rf {place} && systemctl daemon-reload && systemctl restart {UNIT}")
+
+
+def test_a_restart_waits_for_flow_runs_and_takes_no_new_ones(vps, runs):
+    deployment = runs.deployment("drain")
+    first = runs.start(deployment, parameters={"seconds": 12})
+    runs.wait(first, "Running")
+    vps.ssh(f"systemctl restart --no-block {UNIT}")
+    until("it is stopping", lambda: _unless(vps, "ActiveState", "deactivating"))
+    second = runs.start(deployment, parameters={"seconds": 1})
+    assert "Stopping; up to" in vps.ssh(f"systemctl status {UNIT}", check=False).stdout
+    assert runs.wait(first, "Completed")["run_count"] == 1
+    assert runs.wait(second, "Completed")["start_time"] > runs.read(first)["end_time"]
+
+
+def _unless(vps, name: str, value: str) -> str:
+    seen = vps.ssh(f"systemctl show --property {name} --value {UNIT}").stdout.strip()
+    return "" if seen == value else seen
+
+
+def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, vps):
+    """The playbook restarts a worker whose configuration has changed; the run that is under way is Completed."""
+    run = runs.start(runs.deployment("under-site"), parameters={"seconds": 25})
+    runs.wait(run, "Running")
+    before = vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout
+    done = playbook("site.yml", "--tags", "workers", "-e", "workers_shutdown_seconds=31")
+    assert "Restart changed workers" in done.changed_tasks
+    assert vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout != before
+    assert runs.wait(run, "Completed")["run_count"] == 1
+    playbook("site.yml", "--tags", "workers")
+    assert playbook("site.yml", "--tags", "workers").recap["changed"] == 0
+
+
+def test_what_does_not_end_in_time_is_ended_reported_and_run_again(vps, runs, settings):
+    settings(WORKER_DRAIN_SECONDS=3)
+    deployment = runs.deployment("too-long", flow="parent", tags=["rerun:1"])
+    run = runs.start(deployment, parameters={"seconds": 600}, name="too-long")
+    runs.wait(run, "Running")
+    until(
+        "its subflow",
+        lambda: "" if [one["state"]["name"] for one in _subflows(runs, run)] == ["Running"] else "not yet",
+    )
+    vps.ssh(f"systemctl stop {UNIT}")
+    crashed = timed("stopped, not at its end in time", lambda: runs.wait(run, "Crashed"), TABLE)
+    runs.logged(
+        run, "was told to stop, and this flow run had not ended 3 s later (workers_drain_seconds). It is ended."
+    )
+    assert [one["state"]["type"] for one in _subflows(runs, run)] == ["CRASHED"]
+    assert vps.ssh("pgrep --full '[p]refect.engine' || true").stdout == ""
+    vps.ssh(f"systemctl start {UNIT}")
+    until("the run that follows", lambda: "" if len(runs.of(deployment)) == 2 else runs.of(deployment))
+    again = runs.of(deployment)[1]
+    assert (again["name"], again["parameters"]) == ("too-long-rerun-1", {"seconds": 600})
+    assert again["labels"]["prefect-worker.rerun-of"] == run
+    runs.logged(run, "Run again as too-long-rerun-1 (1 of at most 1).")
+    assert crashed["state"]["type"] == "CRASHED"
+    # The second crash is the last one.
+    runs.wait(again["id"], "Running")
+    vps.ssh(f"systemctl stop {UNIT} && systemctl start {UNIT}")
+    runs.wait(again["id"], "Crashed")
+    time.sleep(5)
+    assert len(runs.of(deployment)) == 2
+
+
+def _subflows(runs: Runs, run: str) -> list[dict[str, Any]]:
+    return runs.door.post("/api/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}).json()
+
+
+def test_a_killed_worker_reports_its_flow_runs_and_frees_their_slots(vps, runs):
+    deployment = runs.deployment(
+        "killed", tags=["rerun:2"], concurrency_options={"collision_strategy": "ENQUEUE"}, concurrency_limit=1
+    )
+    run = runs.start(deployment, parameters={"seconds": 600}, name="killed")
+    runs.wait(run, "Running")
+    vps.ssh(f"systemctl kill --kill-whom=main --signal=KILL {UNIT}")
+    crashed = timed("worker killed -9 with its flow", lambda: runs.wait(run, "Crashed"), TABLE)
+    assert "ended without notice" in crashed["state"]["message"]
+    until("the run that follows", lambda: "" if len(runs.of(deployment)) == 2 else runs.of(deployment))
+    # It has the deployment's only slot.
+    again = runs.of(deployment)[1]["id"]
+    timed("and the run that follows is Running", lambda: runs.wait(again, "Running"), TABLE)
+    # The flow alone is killed: the worker reports it by itself.
+    vps.ssh("pkill --signal KILL --full '[p]refect.engine'")
+    timed("flow killed -9", lambda: runs.wait(again, "Crashed"), TABLE)
+    until("the second that follows", lambda: "" if len(runs.of(deployment)) == 3 else runs.of(deployment))
+    last = runs.of(deployment)[2]
+    assert last["name"] == "killed-rerun-2"
+    runs.wait(last["id"], "Running")
+    runs.door.post(f"/api/flow_runs/{last['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    runs.wait(last["id"], "Cancelled")
+
+
+def test_a_reboot_gives_less_time_and_says_so(vps, runs, settings):
+    settings(WORKER_SHUTDOWN_SECONDS=3)
+    run = runs.start(runs.deployment("reboot"), parameters={"seconds": 600})
+    runs.wait(run, "Running")
+    vps.reboot()
+    timed("rebooted, from when it is up", lambda: runs.wait(run, "Crashed"), TABLE)
+    runs.logged(run, "had not ended 3 s later (workers_shutdown_seconds). It is ended.")
+
+
+def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(runs, settings):
+    settings(WORKER_MEMORY_MAX="700M")
+    modest = runs.start(runs.deployment("modest"), parameters={"seconds": 20})
+    runs.wait(modest, "Running")
+    run = runs.start(runs.deployment("greedy", flow="greedy"))
+    timed("flow that eats all memory", lambda: runs.wait(run, "Crashed"), TABLE)
+    runs.logged(run, "Out of memory: this flow run held ")
+    runs.logged(run, "(memory_max in prefect_workers). It is ended.")
+    assert runs.wait(modest, "Completed")["run_count"] == 1
+
+
+def test_drain_and_resume_by_hand(vps, runs):
+    deployment = runs.deployment("by-hand")
+    first = runs.start(deployment, parameters={"seconds": 8})
+    runs.wait(first, "Running")
+    drained = vps.ssh("prefect-worker-drain general-1 --seconds 60")
+    assert "waiting for 1: " in drained.stdout
+    assert "drained: general-1" in drained.stdout
+    assert runs.read(first)["state"]["type"] == "COMPLETED"
+    second = runs.start(deployment, parameters={"seconds": 0})
+    # It stays so across a restart, and across a kill.
+    vps.ssh(f"systemctl restart {UNIT}")
+    time.sleep(15)
+    assert runs.read(second)["state"]["type"] == "SCHEDULED"
+    assert vps.ssh("prefect-worker-resume general-1").stdout == "taking flow runs again: general-1\n"
+    runs.wait(second, "Completed")
+    wrong = vps.ssh("prefect-worker-drain general-7", check=False)
+    assert wrong.returncode == 2
+    assert 'there is no worker "general-7" on this host; there is general-1' in wrong.stderr
+
+
+def test_late_scheduled_runs_are_run_or_skipped_as_the_deployment_says(vps, runs):
+    vps.ssh("prefect-worker-drain general-1")
+    every = {"schedules": [{"schedule": {"interval": 15}, "active": True}], "parameters": {"seconds": 0}}
+    late = runs.deployment("late-all", **every)
+    skip = runs.deployment("late-skip", tags=["skip-if-late:30"], **every)
+    asked = runs.start(skip)
+
+    def due(deployment: str) -> list[dict[str, Any]]:
+        """Runs of a schedule that are later than the tag allows."""
+        before = (datetime.now(UTC) - timedelta(seconds=32)).isoformat()
+        return [run for run in runs.of(deployment) if run["auto_scheduled"] and run["expected_start_time"] < before]
+
+    until("runs that are late", lambda: "" if len(due(late)) >= 2 and len(due(skip)) >= 2 else "not yet")
+    ids = {deployment: [run["id"] for run in due(deployment)] for deployment in (late, skip)}
+    vps.ssh("prefect-worker-resume general-1")
+    runs.wait(asked, "Completed")
+    assert {runs.wait(run)["state"]["name"] for run in ids[late]} == {"Completed"}
+    skipped = [runs.wait(run) for run in ids[skip]]
+    assert {run["state"]["name"] for run in skipped} == {"Skipped"}
+    assert "(tag skip-if-late)" in skipped[0]["state"]["message"]
+    for deployment in late, skip:
+        runs.forget(deployment)
+
+
+def test_high_priority_goes_first_and_another_pools_runs_are_left_alone(vps, runs, settings, door):
+    settings(WORKER_LIMIT="--limit 1")
+    door.post("/api/work_pools/", {"name": "gpu", "type": "process"}).raise_for_status()
+    try:
+        gpu = runs.start(runs.deployment("gpu", work_pool_name="gpu"), parameters={"seconds": 0})
+        deployment = runs.deployment("routed")
+        vps.ssh("prefect-worker-drain general-1")
+        order = [
+            runs.start(deployment, parameters={"seconds": 0}, work_queue_name=queue)
+            for queue in ("low", "default", "high")
+        ]
+        vps.ssh("prefect-worker-resume general-1")
+        began = [runs.wait(run, "Completed")["start_time"] for run in order]
+        assert began == sorted(began, reverse=True)
+        assert runs.states(gpu) == ["Scheduled"] or runs.states(gpu) == ["Scheduled", "Late"]
+    finally:
+        door.delete("/api/work_pools/gpu")
+
+
+def test_a_vanished_host_and_a_server_that_is_away(vps, runs, playbook, inventory_variables):
+    """The server is away for longer than the window; one worker vanishes meanwhile, the other's run is slow but well.
+
+    The vanished one's run becomes Crashed and is run again, the other one's never is; and when the vanished host is
+    back, the process that it still has is ended.
+    """
+    workers = [
+        {"name": "general-1", "pool": "general", "limit": 4},
+        {"name": "general-2", "pool": "general", "limit": 4},
+    ]
+    playbook("site.yml", "--tags", "stack,workers", "-e", json.dumps({"prefect_workers": workers}))
+    lost_unit = "prefect-worker@general-2.service"
+    try:
+        vps.ssh("prefect-worker-drain general-2")
+        well = runs.start(runs.deployment("well", flow="stubborn"), parameters={"seconds": 130})
+        runs.wait(well, "Running")
+        vps.ssh("prefect-worker-resume general-2 && prefect-worker-drain general-1 --seconds 0", check=False)
+        vanishing = runs.deployment("vanishing", tags=["rerun:1"])
+        lost = runs.start(vanishing, parameters={"seconds": 900})
+        runs.wait(lost, "Running")
+        # Another flow, so that the machine is busy with more than the stubborn one.
+        vps.ssh("prefect-worker-resume general-1")
+        vps.ssh("docker stop prefect-server")
+        vps.ssh(f"systemctl kill --kill-whom=all --signal=STOP {lost_unit}")
+        time.sleep(100)
+        vps.ssh("docker start prefect-server")
+        began = time.monotonic()
+        crashed = runs.wait(lost, "Crashed", limit=180)
+        TABLE["host vanished while the server was away"] = round(time.monotonic() - began, 1)
+        assert "No sign of life from the worker" in crashed["state"]["message"]
+        until("the run that follows", lambda: "" if len(runs.of(vanishing)) == 2 else runs.of(vanishing))
+        runs.wait(runs.of(vanishing)[1]["id"], "Running")
+        runs.wait(well, "Completed", limit=180)
+        assert "Crashed" not in runs.states(well)
+        vps.ssh(f"systemctl kill --kill-whom=all --signal=CONT {lost_unit}")
+        runs.logged(lost, "The server has given this flow run up as Crashed; its process is ended here.", limit=90)
+    finally:
+        vps.ssh("docker start prefect-server")
+        vps.ssh(f"systemctl kill --kill-whom=all --signal=CONT {lost_unit}", check=False)
+        vps.ssh("prefect-worker-resume --all")
+        for run in runs.of(vanishing):
+            runs.door.post(f"/api/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+        playbook("site.yml", "--tags", "stack,workers")

@@ -1,0 +1,151 @@
+"""The decisions of the kit's worker: which run follows a crashed one, which comes too late, which one has to go."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect_kit_worker import again, late, memory
+from prefect_kit_worker.held import HeldRun, HeldRuns
+from prefect_kit_worker.notify import Systemd
+
+RUN = "0198a1b2-0000-7000-8000-000000000001"
+
+
+@pytest.mark.parametrize(
+    ("tags", "attempts"),
+    [
+        ([], 0),
+        (["rerun"], 0),
+        (["rerun:2"], 2),
+        (["example", "rerun:1", "rerun:3"], 3),
+        (["rerun:0"], 0),
+        (["rerun:-1"], 0),
+    ],
+)
+def test_how_often_a_tag_asks_for_a_new_run(tags, attempts):
+    assert again.wanted(tags) == attempts
+
+
+def test_a_crashed_run_is_followed_as_often_as_asked_and_no_more():
+    first = again.next_attempt(RUN, "swift-fox", ["rerun:2"], None)
+    assert (first.name, first.idempotency_key, first.attempt) == ("swift-fox-rerun-1", f"rerun/{RUN}/1", 1)
+    second = again.next_attempt("another", first.name, ["rerun:2"], first.idempotency_key)
+    # The chain counts from the first run, whatever the second one's id is.
+    assert (second.name, second.idempotency_key, second.attempt) == ("swift-fox-rerun-2", f"rerun/{RUN}/2", 2)
+    assert again.next_attempt("a third", second.name, ["rerun:2"], second.idempotency_key) is None
+    assert again.next_attempt(RUN, "swift-fox", [], None) is None
+
+
+def test_a_run_with_somebody_elses_idempotency_key_is_a_first_one():
+    assert again.next_attempt(RUN, "x", ["rerun:1"], "order-4711").idempotency_key == f"rerun/{RUN}/1"
+
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("auto", "minutes", "tags", "skipped"),
+    [
+        (True, 61, ["skip-if-late:3600"], True),
+        (True, 59, ["skip-if-late:3600"], False),
+        (True, 61, [], False),
+        (True, 10, ["skip-if-late:3600", "skip-if-late:60"], True),
+        # Somebody asked for it: it is run, however late.
+        (False, 61, ["skip-if-late:3600"], False),
+        (True, 61, ["skip-if-late:soon"], False),
+    ],
+)
+def test_which_scheduled_runs_are_skipped(auto, minutes, tags, skipped):
+    lateness = late.too_late(auto, NOW - timedelta(minutes=minutes), tags, NOW)
+    assert (lateness is not None) == skipped
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("", None), ("infinity", None), ("60%", 600), ("1500M", 1500 * 1024**2), ("2G", 2 * 1024**3), ("4096", 4096)],
+)
+def test_limits_of_memory_are_read_as_systemd_writes_them(text, size):
+    assert memory.limit_in_bytes(text, 1000) == size
+
+
+@pytest.mark.parametrize("text", ["lots", "-1", "1.5G", "2 G", "60 %"])
+def test_other_limits_are_refused(text):
+    with pytest.raises(ValueError, match="is no limit of memory"):
+        memory.limit_in_bytes(text, 1000)
+
+
+def test_the_largest_run_goes_and_only_when_it_must():
+    sizes = {"a": 300, "b": 500}
+    assert memory.victim(sizes, own=50, limit=1000) is None
+    assert memory.victim(sizes, own=150, limit=1000) == "b"
+    assert memory.victim({}, own=2000, limit=1000) is None
+
+
+def test_a_family_and_what_it_holds(tmp_path):
+    for pid, parent, name in ((10, 1, "python"), (11, 10, "a) (b"), (12, 11, "c"), (20, 1, "other")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} 0 0")
+        (tmp_path / str(pid) / "smaps_rollup").write_text("Rss: 9999 kB\nPss:        100 kB\nSwapPss:   1 kB\n")
+    assert memory.family(10, tmp_path) == [10, 11, 12]
+    assert memory.used([10, 11, 12, 99], tmp_path) == 3 * 101 * 1024
+
+
+def test_what_is_held_outlives_the_worker(tmp_path):
+    held = HeldRuns(tmp_path / "held.json")
+    assert held.left_behind() == []
+    held.add(HeldRun(RUN, "swift-fox", "2026-11-21T12:00:00+00:00"))
+    held.started(RUN, "4711")
+    held.add(HeldRun("other", "slow-cat", "2026-11-21T12:00:01+00:00"))
+    held.remove("other")
+    held.remove("other")
+    assert RUN in held
+    assert len(held) == 1
+    assert HeldRuns(tmp_path / "held.json").left_behind() == [
+        HeldRun(RUN, "swift-fox", "2026-11-21T12:00:00+00:00", "4711")
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "{", json.dumps([{"no": "run"}]), json.dumps({"a": 1})])
+def test_a_file_that_is_not_whole_names_no_runs(tmp_path, content):
+    (tmp_path / "held.json").write_text(content)
+    assert HeldRuns(tmp_path / "held.json").left_behind() == []
+
+
+def test_flow_runs_do_not_inherit_the_way_to_systemd(monkeypatch):
+    import os
+
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/nowhere")
+    monkeypatch.setenv("WATCHDOG_USEC", "180000000")
+    systemd = Systemd()
+    assert systemd.watchdog_seconds == 180
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(os.environ)
+    # Nobody listens there: no error.
+    systemd.tell(READY=1)
+
+
+def test_the_program_needs_no_prefect_for_its_decisions():
+    """These modules are used without Prefect, here and by prefect-worker-drain."""
+    for module in (again, late, memory):
+        assert "prefect." not in inspect.getsource(module).replace("prefect_", "")
+
+
+def test_the_methods_that_are_extended_are_those_of_the_pinned_prefect():
+    """Private ones among them: a new version of Prefect is looked at here first, before any flow run meets it."""
+    from prefect.workers.process import ProcessWorker
+
+    known = {
+        "get_and_submit_flow_runs": ["self"],
+        "sync_with_backend": ["self"],
+        "_initialize_after_sync": ["self"],
+        "_submit_scheduled_flow_runs": ["self", "flow_run_response"],
+        "_submit_run": ["self", "flow_run"],
+        "_submit_run_and_capture_errors": ["self", "flow_run", "task_status"],
+        "run": ["self", "flow_run", "configuration", "task_status"],
+    }
+    assert {name: list(inspect.signature(getattr(ProcessWorker, name)).parameters) for name in known} == known
+    source = inspect.getsource(inspect.getmodule(ProcessWorker.__mro__[1]))
+    for name in ("_runs_task_group", "_has_successfully_synced", "_last_polled_time", "_work_pool", "_limiter"):
+        assert f"self.{name}" in source
