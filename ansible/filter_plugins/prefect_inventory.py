@@ -12,6 +12,8 @@ DEFAULT_POOL = "general"
 DEFAULT_LIMIT = 4
 # A worker's name has at most 31 characters, and "-1" is put behind the host's.
 LONGEST_HOST = 29
+# What other hosts are told of a worker.
+TOLD = ("name", "pool", "queues")
 # What each host has of its own; every other setting of the whole is the same on all hosts.
 OF_THE_HOST = {"prefect_workers"}
 
@@ -46,12 +48,16 @@ def prefect_default_workers(host: str, groups: list[str], pools: Any) -> list[di
 
 
 def prefect_workers_of(hosts: list[str], hostvars: Mapping[str, Any], pools: Any) -> dict[str, list[dict[str, Any]]]:
-    """The workers of each of these hosts, by the host's name."""
-    return {
+    """The workers of each of these hosts, by the host's name: where they belong, and none of their secrets."""
+    found = {
         host: _named(hostvars[host]["prefect_workers"])
         if "prefect_workers" in hostvars[host]
         else prefect_default_workers(host, hostvars[host]["group_names"], pools)
         for host in hosts
+    }
+    return {
+        host: [{key: worker[key] for key in TOLD if key in worker} for worker in workers]
+        for host, workers in found.items()
     }
 
 

@@ -276,7 +276,6 @@ def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(vps, other, provisio
     assert f"{vps.address} {vps.domain} # prefect" in other.ssh("cat /etc/hosts").stdout
 
 
-@pytest.mark.skip(reason="needs the automation Crash detection and the tag rerun:N of the kit's worker")
 def test_a_host_that_is_destroyed_loses_no_run(vps, other, runs):
     vps.ssh(f"systemctl stop prefect-worker@{SERVERS_WORKER}")
     lost = runs.start(20)

@@ -69,9 +69,10 @@ def problems(variables: dict[str, Any], **more: Any) -> list[str]:
 
 
 def test_workers_of_other_hosts_are_known_by_host():
-    assert inventory.prefect_workers_of(["one", "two"], hosts(), POOLS) == {
-        "one": [worker("one-1")],
-        "two": [worker("big")],
+    secret = {**worker("big"), "queues": ["low"], "secrets": {"TOKEN": "unsaid"}}
+    assert inventory.prefect_workers_of(["one", "two"], hosts(two={"prefect_workers": [secret]}), POOLS) == {
+        "one": [{"name": "one-1", "pool": "general"}],
+        "two": [{"name": "big", "pool": "general", "queues": ["low"]}],
     }
 
 
