@@ -281,6 +281,7 @@ def test_the_next_run_has_the_new_image_and_a_running_one_its_own(runs, host, fl
     after = runs.start()
     assert runs.wait(after) == "Completed"
     assert runs.said(after)["mark"] == "two"
+    assert gone(host, after)
     # Only the last one is to stay, but the run that goes on has the other.
     host.check_output(f"{TOOL} prune --keep 1")
     assert images(host) == {old: "a container uses it", new: "deployed"}
