@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from typing import TYPE_CHECKING, Any
 
 import docker.errors
 from prefect_docker.worker import DockerWorker
@@ -11,12 +13,21 @@ from .containers import ContainerCare, patiently
 from .held import HeldRun
 from .worker import KitWorker
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
 
 class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
     """Flow runs in containers of the host's Docker engine."""
 
     #: Told to stop, it leaves its containers running: the next worker takes them up.
     waits_for_runs = False
+
+    async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> Any:
+        # A process inherits the environment of its worker; a container is given what the inventory says.
+        for name in os.environ.get("WORKER_PASSES", "").split():
+            configuration.env.setdefault(name, os.environ.get(name))
+        return await super().run(flow_run, configuration, task_status)
 
     async def _outlived(self, left: HeldRun) -> bool:
         # The infrastructure's id is `engine's address:container's id`.
