@@ -31,6 +31,7 @@ def load(name: str, path: Path) -> ModuleType:
 prefect_api = load("ansible.module_utils.prefect_api", ANSIBLE / "module_utils/prefect_api.py")
 work_pool = load("prefect_work_pool", ANSIBLE / "library/prefect_work_pool.py")
 deployments = load("prefect_deployments", ANSIBLE / "library/prefect_deployments.py")
+automation = load("prefect_automation", ANSIBLE / "library/prefect_automation.py")
 flow_releases = load("prefect_flow_releases", ANSIBLE / "library/prefect_flow_releases.py")
 git_export = load("prefect_git_export", ANSIBLE / "library/prefect_git_export.py")
 flow_run = load("prefect_flow_run", ANSIBLE / "library/prefect_flow_run.py")
@@ -672,3 +673,24 @@ def test_workers_that_are_not_heard_from():
         '"b" of the pool "general" is OFFLINE',
         '"c" of the pool "general" is unknown to the server',
     ]
+
+
+# --- automations -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "different"),
+    [
+        ({"a": 1}, {"a": 1.0, "id": "x"}, False),
+        ({"a": 1}, {"a": 2}, True),
+        # The server keeps names of events in an order of its own.
+        ({"expect": ["x", "y"]}, {"expect": ["y", "x"]}, False),
+        ({"expect": ["x"]}, {"expect": ["x", "y"]}, True),
+        ([{"type": "a", "state": "CRASHED"}], [{"type": "a", "state": "CRASHED", "force": False}], False),
+        ([{"type": "a"}], [{"type": "b"}], True),
+        ({"a": {"b": 1}}, {"a": None}, True),
+        ({"enabled": True}, {"enabled": False}, True),
+    ],
+)
+def test_an_automation_differs_only_in_what_is_wanted(wanted, found, different):
+    assert automation.differs(wanted, found) is different
