@@ -101,7 +101,8 @@ class Stack:
             mark = Path(AT_ONCE.format(name=unit.partition("@")[2].removesuffix(".service")))
             # One that is just starting has no directory, and no flow runs.
             with contextlib.suppress(OSError):
-                mark.touch()
+                # A directory: flows may write there, and a link that one of them has left is not followed by that.
+                mark.mkdir(exist_ok=True)
         if units:
             _run(["systemctl", "stop", *units], Code.NOT_READY, "look at: systemctl status " + units[0])
         # A process worker's flow runs have ended with it; those in containers go on without their worker.

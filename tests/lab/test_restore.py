@@ -160,8 +160,11 @@ def world(vps: Vps, door: Any) -> Iterator[World]:
 
     until("a flow with a task at work", not_at_work)
     until("three slots taken", lambda: "" if len(slots(door)) == 3 else str(slots(door)))
-    # Nobody takes what is asked for from here on. The worker kills its flows, and Prefect leaves their runs Running.
-    vps.ssh(f"systemctl stop {WORKER}; systemctl kill --signal=KILL at-work.service; rm /run/at-work.py")
+    # Nobody takes what is asked for from here on; and nobody reports the runs that were at work, as if their host had died.
+    vps.ssh(
+        f"systemctl kill --kill-whom=all --signal=KILL {WORKER}; systemctl stop {WORKER}; "
+        "systemctl kill --signal=KILL at-work.service; rm /run/at-work.py"
+    )
     now = datetime.now(UTC)
     hours_ago, minutes_ago = (
         restores.start_run(door, "smoke/smoke", at=(now - timedelta(minutes=minutes)).isoformat())

@@ -188,6 +188,7 @@ class Check:
 
     def __init__(self, directory: Path, site: Site) -> None:
         self.failing = directory / "failing"
+        self.away = directory / "no-database"
         self.log = directory / "log"
         self.log.touch()
         cmd, python, options, program = SERVICES["server"]["healthcheck"]["test"]
@@ -195,6 +196,7 @@ class Check:
         for old, new in {
             "http://127.0.0.1:4200": f"http://127.0.0.1:{site.port}",
             "/tmp/failing": str(self.failing),  # noqa: S108
+            "/tmp/no-database": str(self.away),  # noqa: S108
             "/proc/1/fd/2": str(self.log),
             "os.kill(-1, signal.SIGKILL)": 'print("KILLED", signal.SIGKILL)',
         }.items():
@@ -228,7 +230,17 @@ def test_without_a_database_the_server_is_ill_but_not_to_blame(check: Check, sit
     done = check.run(CLOSED_PORT)
     assert done.returncode != 0
     assert "no database" in done.stderr
+    assert "KILLED" not in done.stdout
     assert not check.failing.exists()
+
+
+def test_a_server_without_a_database_for_long_starts_anew(check: Check, site: Site) -> None:
+    """It heard no sign of life meanwhile, and would take every flow run for dead."""
+    site.status = 503
+    check.away.touch()
+    os.utime(check.away, (time.time() - 70,) * 2)
+    assert "KILLED" in check.run(CLOSED_PORT).stdout
+    assert "no database for a minute; ending the server" in check.log.read_text()
 
 
 def test_a_server_that_is_ill_for_a_moment_is_left_alone(check: Check, site: Site) -> None:

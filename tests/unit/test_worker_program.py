@@ -68,13 +68,13 @@ def test_which_scheduled_runs_are_skipped(auto, minutes, tags, skipped):
     [("", None), ("infinity", None), ("60%", 600), ("1500M", 1500 * 1024**2), ("2G", 2 * 1024**3), ("4096", 4096)],
 )
 def test_limits_of_memory_are_read_as_systemd_writes_them(text, size):
-    assert memory.limit_in_bytes(text, 1000) == size
+    assert memory.limit_in_bytes(text, lambda: 1000) == size
 
 
 @pytest.mark.parametrize("text", ["lots", "-1", "1.5G", "2 G", "60 %"])
 def test_other_limits_are_refused(text):
     with pytest.raises(ValueError, match="is no limit of memory"):
-        memory.limit_in_bytes(text, 1000)
+        memory.limit_in_bytes(text, lambda: 1000)
 
 
 def test_the_largest_run_goes_and_only_when_it_must():
@@ -95,7 +95,7 @@ def test_a_family_and_what_it_holds(tmp_path):
 
 def test_what_is_held_outlives_the_worker(tmp_path):
     held = HeldRuns(tmp_path / "held.json")
-    assert held.left_behind() == []
+    assert held.left == []
     held.add(HeldRun(RUN, "swift-fox", "2026-11-21T12:00:00+00:00"))
     held.started(RUN, "4711")
     held.add(HeldRun("other", "slow-cat", "2026-11-21T12:00:01+00:00"))
@@ -103,15 +103,28 @@ def test_what_is_held_outlives_the_worker(tmp_path):
     held.remove("other")
     assert RUN in held
     assert len(held) == 1
-    assert HeldRuns(tmp_path / "held.json").left_behind() == [
-        HeldRun(RUN, "swift-fox", "2026-11-21T12:00:00+00:00", "4711")
-    ]
+    first = HeldRun(RUN, "swift-fox", "2026-11-21T12:00:00+00:00", "4711")
+    after = HeldRuns(tmp_path / "held.json")
+    assert (after.left, len(after)) == ([first], 0)
+    # What is not reported yet is not forgotten over what comes new.
+    second = HeldRun("new", "brave-ant", "2026-11-21T12:01:00+00:00")
+    after.add(second)
+    assert HeldRuns.read(tmp_path / "held.json") == [first, second]
+    after.reported(first)
+    assert HeldRuns.read(tmp_path / "held.json") == [second]
+
+
+def test_a_full_disk_does_not_end_the_worker(tmp_path, capsys):
+    held = HeldRuns(tmp_path / "no-such-directory" / "held.json")
+    held.add(HeldRun(RUN, "swift-fox", "2026-11-21T12:00:00+00:00"))
+    assert RUN in held
+    assert "held.json cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", json.dumps([{"no": "run"}]), json.dumps({"a": 1})])
 def test_a_file_that_is_not_whole_names_no_runs(tmp_path, content):
     (tmp_path / "held.json").write_text(content)
-    assert HeldRuns(tmp_path / "held.json").left_behind() == []
+    assert HeldRuns(tmp_path / "held.json").left == []
 
 
 def test_flow_runs_do_not_inherit_the_way_to_systemd(monkeypatch):
@@ -142,6 +155,7 @@ def test_the_methods_that_are_extended_are_those_of_the_pinned_prefect():
         "_initialize_after_sync": ["self"],
         "_submit_scheduled_flow_runs": ["self", "flow_run_response"],
         "_submit_run": ["self", "flow_run"],
+        "_propose_pending_state": ["self", "flow_run"],
         "_submit_run_and_capture_errors": ["self", "flow_run", "task_status"],
         "run": ["self", "flow_run", "configuration", "task_status"],
     }

@@ -30,6 +30,8 @@ ALIVE = "prefect-worker.flow-run.alive"
 ENDED = "prefect-worker.flow-run.ended"
 #: A run in one of these states has a process, or should have.
 UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+#: The server's own limit of one answer.
+PAGE = 200
 #: How far back a worker that starts looks for crashed runs that nobody has run again.
 LOOK_BACK = timedelta(hours=1)
 
@@ -61,10 +63,11 @@ async def send_signs(client: PrefectClient, signs: dict[str, str], worker: str, 
 async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, FlowRun]:
     """The runs by their ids; one that has been deleted is missing."""
     ids = [UUID(run_id) for run_id in run_ids]
-    if not ids:
-        return {}
-    runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
-    return {str(run.id): run for run in runs}
+    found: dict[str, FlowRun] = {}
+    for start in range(0, len(ids), PAGE):
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + PAGE]))
+        found |= {str(run.id): run for run in await client.read_flow_runs(flow_run_filter=wanted)}
+    return found
 
 
 async def subflows_under_way(client: PrefectClient, run_ids: Iterable[str]) -> list[FlowRun]:

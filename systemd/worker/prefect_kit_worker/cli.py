@@ -43,7 +43,7 @@ async def _work(options: argparse.Namespace) -> int:
         runtime_directory=Path(os.environ.get("RUNTIME_DIRECTORY", ".")),
         drain_seconds=float(os.environ.get("WORKER_DRAIN_SECONDS", "300")),
         shutdown_seconds=float(os.environ.get("WORKER_SHUTDOWN_SECONDS", "30")),
-        memory_limit=limit_in_bytes(os.environ.get("WORKER_MEMORY_MAX", ""), total_memory()),
+        memory_limit=limit_in_bytes(os.environ.get("WORKER_MEMORY_MAX", ""), total_memory),
     )
     worker = Worker(
         kit=kit,

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import anyio
 import docker.errors
+import httpx
 import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
@@ -136,7 +137,8 @@ class ContainerCare:
         )
         try:
             flow_run = await self.client.read_flow_run(UUID(run_id))
-        except (ObjectNotFound, ValueError):
+        except (ObjectNotFound, ValueError, httpx.HTTPError, OSError):
+            # The server is away, say: whoever holds the run sees to its end (KitWorker._hold).
             return
         if is_crash(code, flow_run.state.type.value if flow_run.state else ""):
             message = f"Flow run infrastructure exited with status code {code}; its first worker had ended before it."

@@ -52,7 +52,7 @@ def _fail(fact: str, hint: str) -> None:
 
 
 def _under_way(state: Path) -> list[HeldRun]:
-    return HeldRuns(state / "held.json").left_behind()
+    return HeldRuns.read(state / "held.json")
 
 
 def drain(words: list[str] | None = None) -> int:
@@ -67,7 +67,8 @@ def drain(words: list[str] | None = None) -> int:
     names = _named(options.names, options.every)
     for state in names.values():
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (state / "drain").touch(mode=0o644)
+        # Flows may write there: a link that one of them has left is not followed.
+        os.close(os.open(state / "drain", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644))
     # A fetch may be under way at this very moment; what it takes stands in the file a little later.
     time.sleep(1)
     started, said = time.monotonic(), ""

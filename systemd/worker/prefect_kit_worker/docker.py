@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import docker.errors
 from prefect_docker.worker import DockerWorker
 
-from .containers import ContainerCare, patiently
+from .containers import RUN_LABEL, ContainerCare, patiently
 from .held import HeldRun
 from .worker import KitWorker
 
@@ -30,15 +30,18 @@ class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
         return await super().run(flow_run, configuration, task_status)
 
     async def _outlived(self, left: HeldRun) -> bool:
-        # The infrastructure's id is `engine's address:container's id`.
-        container = left.infrastructure.rpartition(":")[2]
-        if not container:
-            return False
-
         def runs() -> bool:
             client = self._get_client()
             try:
-                return client.containers.get(container).status in {"created", "running", "paused", "restarting"}
+                if not left.infrastructure:
+                    # The worker was killed before it could note which one it had started.
+                    found = client.containers.list(filters={"label": f"{RUN_LABEL}={left.id}"})
+                    if not found:
+                        return False
+                    left.infrastructure = self._get_infrastructure_pid(found[0].id)
+                # `engine's address:container's id`
+                container = client.containers.get(left.infrastructure.rpartition(":")[2])
+                return container.status in {"created", "running", "paused", "restarting"}
             except docker.errors.NotFound:
                 return False
             finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,13 +32,21 @@ class HeldRuns:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._runs: dict[str, HeldRun] = {}
+        #: What an earlier worker of this name held when it ended, until it is reported.
+        self.left = self.read(path)
 
-    def left_behind(self) -> list[HeldRun]:
-        """What an earlier worker of this name held when it ended; nothing when the file is absent or no longer whole."""
+    @staticmethod
+    def read(path: Path) -> list[HeldRun]:
+        """What a file names; nothing when it is absent or no longer whole."""
         try:
-            return [HeldRun(**entry) for entry in json.loads(self._path.read_text())]
+            return [HeldRun(**entry) for entry in json.loads(path.read_text())]
         except (OSError, ValueError, TypeError):
             return []
+
+    def reported(self, run: HeldRun) -> None:
+        """One that was left behind needs no further look."""
+        self.left.remove(run)
+        self._write()
 
     def add(self, run: HeldRun) -> None:
         self._runs[run.id] = run
@@ -67,9 +76,13 @@ class HeldRuns:
 
     def _write(self) -> None:
         new = self._path.with_suffix(".new")
-        with new.open("w") as file:
-            json.dump([asdict(run) for run in self._runs.values()], file)
-            file.flush()
-            # A power cut must not leave an empty file: what it names would stay Running until its window ends.
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        try:
+            with new.open("w") as file:
+                json.dump([asdict(run) for run in [*self.left, *self._runs.values()]], file)
+                file.flush()
+                # A power cut must not leave an empty file: what it names would stay Running until its window ends.
+                os.fsync(file.fileno())
+            new.replace(self._path)
+        except OSError as error:
+            # A full disk must not end the worker, and all its flow runs with it. The signs of life cover them still.
+            print(f"{self._path} cannot be written: {error}", file=sys.stderr, flush=True)

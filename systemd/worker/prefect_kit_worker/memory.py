@@ -8,6 +8,7 @@ kernel has no memory controller.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 #: Of the limit; the rest is for the worker itself, and for what grows between two looks.
@@ -15,15 +16,15 @@ SHARE = 0.9
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
-def limit_in_bytes(text: str, total: int) -> int | None:
+def limit_in_bytes(text: str, total: Callable[[], int]) -> int | None:
     """A limit as systemd writes it (`1500M`, `2G`, `60%`), in bytes; None for none (empty or `infinity`).
 
-    Raises ValueError for anything else. `total` is the host's memory in bytes, of which a percentage is taken.
+    Raises ValueError for anything else. `total` gives the host's memory in bytes, of which a percentage is taken.
     """
     if text in {"", "infinity"}:
         return None
     if match := re.fullmatch(r"([0-9]{1,3})%", text):
-        return total * int(match[1]) // 100
+        return total() * int(match[1]) // 100
     if match := re.fullmatch(r"([0-9]+)([KMGT]?)", text):
         return int(match[1]) * UNITS[match[2]]
     raise ValueError(f'"{text}" is no limit of memory; allowed are bytes, a number with K, M, G or T, and a percentage')

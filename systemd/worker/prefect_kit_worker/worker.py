@@ -2,7 +2,8 @@
 
 `KitWorker` goes before one of Prefect's worker classes. It extends these methods of Prefect 3.8.8, which
 tests/unit/test_worker_program.py finds again in the pinned version: get_and_submit_flow_runs, sync_with_backend,
-_initialize_after_sync, _submit_scheduled_flow_runs, _submit_run, _submit_run_and_capture_errors, run.
+_initialize_after_sync, _submit_scheduled_flow_runs, _submit_run, _propose_pending_state,
+_submit_run_and_capture_errors, run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import anyio
 import httpx
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
-from prefect.states import Cancelled, Crashed, Scheduled
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.states import Cancelled, Crashed, Pending, Scheduled
+from prefect.utilities.engine import propose_state
 
 from . import again, api, late, memory
 from .held import HeldRun, HeldRuns
@@ -88,11 +91,16 @@ class KitWorker:
         self._kit = kit
         self._systemd = systemd
         self._held = HeldRuns(kit.state_directory / "held.json")
-        self._left = self._held.left_behind()
         self._active: set[str] = set()
+        # Whose process has ended, and whose end the server does not know yet; whose claim was not answered.
+        self._settling: set[str] = set()
+        self._unsure: set[str] = set()
+        # Why a run was ended here, for its state.
+        self._reasons: dict[str, str] = {}
         self._configurations: dict[str, Any] = {}
         self._ended: set[str] = set()
         self._over_before: set[str] = set()
+        self._signs_due = 0.0
         self._stopping = False
         self._lost_since: float | None = None
         self._fetch = asyncio.Lock()
@@ -139,16 +147,18 @@ class KitWorker:
             self._logger.info("The API answers again, after %.0f s.", time.monotonic() - self._lost_since)
             self._lost_since = None
             self._news.set()
-            # Prefect's listener for cancelled runs does not come back by itself; the next sync makes a new one.
-            self._cancelling_observer = None
+            # Prefect's listener for cancelled runs gives up for good after a while; the next sync makes a new one.
+            task = getattr(self._cancelling_observer, "_polling_task", None)
+            if task is not None and task.done():
+                self._cancelling_observer = None
         return done
 
     async def _initialize_after_sync(self) -> None:
-        if self._work_pool is not None and self._left:
+        if self._work_pool is not None and self._held.left:
             try:
-                while self._left:
-                    await self._report(self._left[0])
-                    self._left.pop(0)
+                for run in list(self._held.left):
+                    await self._report(run)
+                    self._held.reported(run)
             except (httpx.HTTPError, OSError) as error:
                 # At the next sync; until then no runs are taken.
                 self._logger.warning("Flow runs of the worker before are not reported yet: %s", error)
@@ -180,28 +190,74 @@ class KitWorker:
             # Prefect's worker would end here, and all its flow runs with it. It is fetched again.
             self._logger.warning("Flow run %s is not claimed: %s", flow_run.name, error)
             self._submitting_flow_run_ids.discard(flow_run.id)
-            self._release_limit_slot(flow_run.id)
+        except asyncio.CancelledError:
+            # In the middle of a claim: the file goes on naming the run, for the next worker to look at.
+            self._unsure.add(run_id)
+            raise
         finally:
-            if run_id not in self._active:
-                self._held.remove(run_id)
+            if run_id not in self._active | self._settling:
+                # Prefect's worker keeps the place of a run whose deployment is gone.
+                self._release_limit_slot(flow_run.id)
+                if run_id not in self._unsure:
+                    self._held.remove(run_id)
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        """Claim a run. Prefect's own takes a lost answer for a refusal, and a run that was claimed stays Pending then."""
+        try:
+            state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+        except Abort as refusal:
+            self._logger.debug("Flow run %s is not for us: %s", flow_run.name, refusal)
+            return False
+        except Exception as error:
+            self._logger.warning("Whether flow run %s is claimed is not known yet: %s", flow_run.name, error)
+            self._unsure.add(str(flow_run.id))
+            return False
+        return state.is_pending()
 
     async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
         self._active.add(run_id)
         self._in_background(self._send({run_id: api.ALIVE}))
         self._say_status()
-        try:
-            done = await super()._submit_run_and_capture_errors(flow_run, task_status)
-        except asyncio.CancelledError:
-            # The worker itself ends: the file goes on naming the run, for the next one to look at.
-            raise
-        except BaseException:
-            self._let_go(run_id)
-            raise
-        self._let_go(run_id)
+        # When it is cancelled the worker itself ends: the file goes on naming the run, for the next one to look at.
+        done = await super()._submit_run_and_capture_errors(flow_run, task_status)
+        if isinstance(done, Exception) and (held := self._held.get(run_id)):
+            # The connection to what it runs in is lost, but that may go on.
+            while await self._outlived(held):
+                await asyncio.sleep(2)
+        await self._settle(run_id)
+        return done
+
+    async def _settle(self, run_id: str) -> None:
+        """The process has ended: let go when the server knows an end, however long it is away."""
+        self._settling.add(run_id)
+        self._active.discard(run_id)
+        # Its number may soon be another process's.
+        self._held.started(run_id, "")
         # A place is free.
         self._news.set()
-        return done
+        text = self._reasons.pop(run_id, "The flow run's process has ended, and nobody could report how.")
+        while True:
+            try:
+                await self._see_to_an_end(run_id, text)
+                break
+            except ObjectNotFound:
+                break
+            except (httpx.HTTPError, OSError):
+                await asyncio.sleep(5)
+        self._settling.discard(run_id)
+        self._let_go(run_id)
+
+    async def _see_to_an_end(self, run_id: str, text: str) -> None:
+        run = (await api.states_of(self.client, [run_id])).get(run_id)
+        if run is None or run.labels.get("prefect.worker.name", self.name) != self.name:
+            return
+        # Paused, suspended and rescheduled runs have no process, and go on later.
+        if run.state.type in api.UNDER_WAY:
+            for inside in await api.subflows_under_way(self.client, [run_id]):
+                await api.set_state(self.client, inside.id, Crashed(message=text))
+            end = Cancelled if run.state.is_cancelling() else Crashed
+            await api.set_state(self.client, run.id, end(message=text))
 
     async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
@@ -225,8 +281,8 @@ class KitWorker:
         else:
             self._runs_task_group.start_soon(lambda: work)
 
-    async def _send(self, signs: dict[str, str]) -> None:
-        """Send signs, and the ends that have not been sent; what cannot be sent now is not lost but for the signs."""
+    async def _send(self, signs: dict[str, str]) -> bool:
+        """Send signs, and the ends that have not been sent; says whether that went well. Ends are sent later otherwise."""
         ended = set(self._ended)
         try:
             await api.send_signs(
@@ -234,8 +290,9 @@ class KitWorker:
             )
         except (httpx.HTTPError, OSError, RuntimeError) as error:
             self._logger.debug("Signs of life not sent: %s", error)
-        else:
-            self._ended -= ended
+            return False
+        self._ended -= ended
+        return True
 
     # -- what goes on beside
 
@@ -255,18 +312,36 @@ class KitWorker:
                 await asyncio.sleep(5)
 
     async def _signs(self) -> None:
-        """A sign of life for each run; and an end for those that the server has given up meanwhile."""
-        await asyncio.sleep(SECONDS_BETWEEN_SIGNS)
-        runs = [run.id for run in self._held]
-        if not runs:
-            if self._ended:
-                await self._send({})
-            return
-        known = await api.states_of(self.client, runs)
+        """A sign of life for each run; and an end for those that the server has given up meanwhile.
+
+        What cannot be sent is tried again in some seconds, and not when the next signs are due: the window is short.
+        """
+        await asyncio.sleep(max(0.0, self._signs_due - time.monotonic()))
+        runs = [run.id for run in self._held if run.id not in self._settling | self._unsure]
+        known = await api.states_of(self.client, [*runs, *self._unsure])
         living = [run_id for run_id in runs if run_id in known and not known[run_id].state.is_final()]
         inside = await api.subflows_under_way(self.client, living)
-        await self._send(dict.fromkeys([*living, *(str(run.id) for run in inside)], api.ALIVE))
+        sent = await self._send(dict.fromkeys([*living, *(str(run.id) for run in inside)], api.ALIVE))
+        if not sent:
+            await asyncio.sleep(5)
+            return
+        self._signs_due = time.monotonic() + SECONDS_BETWEEN_SIGNS
+        # What has ended while this was on its way: its end has to be the last word, or a window begins that nobody ends.
+        self._ended |= {run_id for run_id in living if run_id not in self._held}
+        if self._ended:
+            await self._send({})
+        for run_id in list(self._unsure):
+            await self._settle_claim(run_id, known.get(run_id))
         await self._end_what_the_server_has_ended({run_id: known[run_id] for run_id in runs if run_id in known})
+
+    async def _settle_claim(self, run_id: str, run: FlowRun | None) -> None:
+        """A claim whose answer was lost: give the run back when it was ours after all."""
+        ours = run is not None and "prefect.worker.name" not in run.labels
+        if ours and run.state.is_pending() and run.start_time is None:
+            text = f"The answer to the claim of the worker {self.name} was lost; the run is given back."
+            await api.set_state(self.client, run.id, Scheduled(message=text))
+        self._unsure.discard(run_id)
+        self._held.remove(run_id)
 
     async def _end_what_the_server_has_ended(self, known: dict[str, FlowRun]) -> None:
         """End the processes of runs that have ended on the server, or are Cancelling without their having heard of it.
@@ -277,7 +352,9 @@ class KitWorker:
         over = {
             run_id: run
             for run_id, run in known.items()
-            if run_id in self._active
+            # With a process, or a container that has outlived the worker that started it.
+            if (held := self._held.get(run_id)) is not None
+            and held.infrastructure
             and (run.state.is_crashed() or run.state.is_cancelled() or run.state.is_cancelling())
         }
         # Seen twice, because a process that is just ending has told its last state already.
@@ -290,8 +367,8 @@ class KitWorker:
             else:
                 text = "The flow run did not hear that it is cancelled; its worker ends it."
                 self._tell_run(run, text)
+                self._reasons[run_id] = text
                 await self._end(run_id)
-                await api.set_state(self.client, run.id, Cancelled(message=text))
         self._over_before = set(over)
 
     async def _listen(self) -> None:
@@ -344,7 +421,7 @@ class KitWorker:
         limit = self._kit.memory_limit
         if limit is None or not self._active:
             return
-        pids = {run.id: int(run.infrastructure) for run in self._held if run.infrastructure.isdigit()}
+        pids = {run.id: int(run.infrastructure) for run in self._under_way if run.infrastructure.isdigit()}
         sizes = {run_id: memory.used(memory.family(pid)) for run_id, pid in pids.items()}
         if run_id := memory.victim(sizes, memory.used([os.getpid()]), limit):
             text = (
@@ -382,28 +459,30 @@ class KitWorker:
         seconds, decided = self._kit.time_to_end()
         deadline = time.monotonic() + seconds
         self._logger.info("Told to stop: no new flow runs; %d under way have %.0f s to end.", len(self._held), seconds)
-        while len(self._held) and time.monotonic() < deadline:
+        while self._under_way and time.monotonic() < deadline:
             self._systemd.tell(STOPPING=1, EXTEND_TIMEOUT_USEC=30_000_000, STATUS=self._status(deadline))
             await asyncio.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
-        left = [run for run in self._held]
+        left = self._under_way
         self._systemd.tell(STOPPING=1, EXTEND_TIMEOUT_USEC=60_000_000, STATUS=f"Ending {len(left)} flow runs")
         text = f"The worker {self.name} was told to stop, and this flow run had not ended {seconds:.0f} s later ({decided})."
         async with anyio.create_task_group() as group:
             for run in left:
                 group.start_soon(self._end_and_report, run, text)
 
+    @property
+    def _under_way(self) -> list[HeldRun]:
+        """The runs that have a process, or are about to get one."""
+        return [run for run in self._held if run.id not in self._settling | self._unsure]
+
     async def _end_and_report(self, held: HeldRun, text: str) -> None:
         if run := await self._known(held.id):
             self._tell_run(run, text + " It is ended.")
+        self._reasons[held.id] = text
         await self._end(held.id)
-        # The worker reports the process's end by itself; it must not be gone before.
-        for _ in range(100):
-            if held.id not in self._held:
-                break
+        # Until its end is known to the server; when that is away, the next worker of this name reports it.
+        deadline = time.monotonic() + SECONDS_TO_TIDY_UP
+        while held.id in self._held and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-        run = await self._known(held.id)
-        if run is not None and not run.state.is_final():
-            await api.set_state(self.client, run.id, Crashed(message=text))
 
     async def _end(self, run_id: str) -> None:
         """End a run's process: SIGTERM, on which it reports itself, then SIGKILL for it and for all that it started."""
@@ -421,16 +500,16 @@ class KitWorker:
         pid = int(held.infrastructure)
         # What the flow has started may outlive it.
         family = memory.family(pid)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_TIDY_UP
-        while run_id in self._held and time.monotonic() < deadline:
+        while run_id in self._active and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-        self._kill({*family, *memory.family(pid)} if run_id in self._held else set(family) - {pid})
+        self._kill({*family, *memory.family(pid)} if run_id in self._active else set(family) - {pid})
 
     def _kill(self, pids: Iterable[int]) -> None:
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
     async def _outlived(self, left: HeldRun) -> bool:
@@ -461,17 +540,11 @@ class KitWorker:
         self._tell_run(run, text)
 
     async def _hold(self, left: HeldRun) -> None:
-        """Hold a run that has outlived the worker that started it, until it ends; then see to it that it is reported."""
+        """Hold a run that has outlived the worker that started it, until it ends; then see to it that this is known."""
         self._logger.info("Flow run %s has outlived the worker before; it is held on.", left.name)
-        with contextlib.suppress(asyncio.CancelledError):
-            while await self._outlived(left):
-                await asyncio.sleep(2)
-            run = await self._known(left.id)
-            if run is not None and not run.state.is_final():
-                await api.set_state(
-                    self.client, run.id, Crashed(message=f"The flow run's {left.infrastructure} has ended.")
-                )
-        self._let_go(left.id)
+        while await self._outlived(left):
+            await asyncio.sleep(2)
+        await self._settle(left.id)
 
     # -- words
 
