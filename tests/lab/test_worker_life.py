@@ -239,6 +239,9 @@ def test_a_vanished_host_and_a_server_that_is_away(vps, runs, playbook, inventor
         runs.wait(lost, "Running")
         # Another flow, so that the machine is busy with more than the stubborn one.
         vps.ssh("prefect-worker-resume general-1")
+        # And one that ends when nobody can be told.
+        ending = runs.start(runs.deployment("ending"), parameters={"seconds": 20})
+        runs.wait(ending, "Running")
         vps.ssh("docker stop prefect-server")
         vps.ssh(f"systemctl kill --kill-whom=all --signal=STOP {lost_unit}")
         time.sleep(100)
@@ -246,6 +249,8 @@ def test_a_vanished_host_and_a_server_that_is_away(vps, runs, playbook, inventor
         began = time.monotonic()
         crashed = runs.wait(lost, "Crashed", limit=180)
         TABLE["host vanished while the server was away"] = round(time.monotonic() - began, 1)
+        # By itself, when it got through in time; or by its worker, who knows that the process has ended.
+        assert runs.wait(ending)["state"]["type"] in {"COMPLETED", "CRASHED"}
         assert "No sign of life from the worker" in crashed["state"]["message"]
         until("the run that follows", lambda: "" if len(runs.of(vanishing)) == 2 else runs.of(vanishing))
         runs.wait(runs.of(vanishing)[1]["id"], "Running")
