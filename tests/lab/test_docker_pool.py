@@ -274,7 +274,6 @@ def test_the_next_run_has_the_new_image_and_a_running_one_its_own(runs, host, fl
     (flows / "contained.py").write_text(FLOW.replace('"one"', '"two"'))
     done = playbook("site.yml", *TAGS, *settings)
     # Nothing of pools, workers, accounts: the same settings again change nothing.
-    assert {"Make the release", "Import the flows and make their deployments"} & set(done.changed_tasks)
     assert not {name for name in done.changed_tasks if "docker" in name or "worker" in name or "pool" in name}
     new = runs.deployment()["version"]
     assert new != old
