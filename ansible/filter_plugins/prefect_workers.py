@@ -24,10 +24,17 @@ def prefect_environment_value(value: Any) -> str:
     return f'"{text}"'
 
 
-def prefect_worker_limit_problems(workers: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with the environment, the secrets and the limits of workers, as lines for a person."""
+def prefect_worker_limit_problems(workers: Any) -> list[str]:
+    """What is wrong with the environment, the secrets and the limits of workers, as lines for a person.
+
+    Values of another type than they should have are told by prefect_settings.py, and left alone here.
+    """
     problems = []
-    for worker in workers:
+    for worker in workers if isinstance(workers, list) else []:
+        if not isinstance(worker, dict) or not all(
+            isinstance(worker.get(kind) or {}, dict) for kind in ("environment", "secrets")
+        ):
+            continue
         where = f'prefect_workers: worker "{worker.get("name")}"'
         for kind in "environment", "secrets":
             for key in worker.get(kind) or {}:
@@ -41,7 +48,7 @@ def prefect_worker_limit_problems(workers: list[dict[str, Any]]) -> list[str]:
         if memory is not None and not MEMORY.fullmatch(str(memory)):
             problems.append(f'{where}: its memory_max is "{memory}"; allowed are 1500M, 2G and the like, or 1% to 100%')
         weight = worker.get("cpu_weight")
-        if weight is not None and not 1 <= weight <= 10000:
+        if isinstance(weight, int) and not 1 <= weight <= 10000:
             problems.append(f'{where}: its cpu_weight is "{weight}"; allowed are 1 to 10000 (100 is normal)')
     return problems
 

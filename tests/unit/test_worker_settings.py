@@ -64,6 +64,11 @@ def test_what_is_right_passes():
     assert workers.prefect_worker_limit_problems([worker, {"name": "b"}]) == []
 
 
+@pytest.mark.parametrize("workers_", ["none", None, ["a"], [{"name": "a", "environment": "x", "cpu_weight": "y"}]])
+def test_other_types_are_somebody_elses_to_tell(workers_):
+    assert workers.prefect_worker_limit_problems(workers_) == []
+
+
 def test_the_name_of_a_program_follows_its_content(tmp_path):
     first, second = tmp_path / "a.py", tmp_path / "b.py"
     first.write_text("1")
