@@ -68,11 +68,9 @@ class Runs:
         return {run["id"]: run["state_name"] for run in runs}
 
     def worker(self, run: str) -> str:
-        """The worker that took a run, by the event that says so; empty while there is none."""
-        wanted = {"event": {"name": ["prefect.worker.submitted-flow-run"]}}
-        wanted["related"] = {"id": [f"prefect.flow-run.{run}"]}
-        found = self.door.post("/api/events/filter", {"filter": wanted}).raise_for_status().json()["events"]
-        return found[0]["resource"]["prefect.resource.name"] if found else ""
+        """The worker that took a run, by the label that it gives it before it starts it; empty while there is none."""
+        found = self.door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+        return found["labels"].get("prefect.worker.name", "")
 
     def not_all(self, state: str, runs: list[str]) -> str:
         """Those of the runs that are in another state."""
