@@ -3,4 +3,4 @@
 from prefect_kit_worker.cli import main
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from .memory import limit_in_bytes, total_memory
 from .notify import Systemd
@@ -80,7 +80,7 @@ async def _work(options: argparse.Namespace) -> int:
         await asyncio.gather(beside, waiting, working, return_exceptions=True)
 
 
-def main(words: list[str] | None = None) -> NoReturn:
+def main(words: list[str] | None = None) -> int:
     """Work until told to stop; exit code 0 then, 1 after a fault, 2 for a bad setting."""
     options = _parser().parse_args(words)
     # To the journal line by line, and not when a buffer is full.
@@ -90,7 +90,13 @@ def main(words: list[str] | None = None) -> NoReturn:
     except ValueError as error:
         print(f"error: {error}\nHINT: /etc/prefect/workers/{options.name}.env", file=sys.stderr)
         code = 2
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads that still watch containers would keep the process; the next worker takes those containers up.
-    os._exit(code)
+    if options.type == "docker" and code != 2:
+        # Threads that still watch containers would keep the process; the next worker takes those containers up. Logs
+        # and events that are on their way are sent first, as they are at an ordinary end.
+        from prefect.events.worker import EventsWorker
+
+        logging.shutdown()
+        EventsWorker.drain_all(timeout=5)
+        sys.stdout.flush()
+        os._exit(code)
+    return code
