@@ -68,7 +68,9 @@ def _floor(vps: Vps) -> float:
     """Seconds of a process with the flow's interpreter that imports what a flow run needs and does nothing."""
     script = f"import subprocess, sys, time; t = time.monotonic(); subprocess.run([sys.executable, '-c', '{IMPORTS}'], check=True); print(time.monotonic() - t)"
     python = "$(ls -d /opt/prefect/flows/releases/*/.venv/bin/python | tail -1)"
-    return float(vps.ssh(f'runuser -u prefect -- env HOME=/tmp PREFECT_HOME=/tmp/bench {python} -c "{script}"').stdout)
+    return float(
+        vps.ssh(f'cd /tmp && runuser -u prefect -- env HOME=/tmp PREFECT_HOME=/tmp/bench {python} -c "{script}"').stdout
+    )
 
 
 def _processor(vps: Vps, unit: str) -> float:
