@@ -79,9 +79,7 @@ class Runs:
 
     def start(self, deployment: str, **more: Any) -> str:
         """A run of a deployment; gives its id. `more`: name, tags, work_queue_name, …; `parameters` too."""
-        return (
-            self.door.post(f"/api/deployments/{deployment}/create_flow_run", {**more}).raise_for_status().json()["id"]
-        )
+        return self.door.post(f"/api/deployments/{deployment}/create_flow_run", more).raise_for_status().json()["id"]
 
     def read(self, run: str) -> dict[str, Any]:
         return self.door.get(f"/api/flow_runs/{run}").raise_for_status().json()

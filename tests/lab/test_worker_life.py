@@ -82,7 +82,7 @@ def test_what_does_not_end_in_time_is_ended_reported_and_run_again(vps, runs, se
         lambda: "" if [one["state"]["name"] for one in _subflows(runs, run)] == ["Running"] else "not yet",
     )
     vps.ssh(f"systemctl stop {UNIT}")
-    crashed = timed("stopped, not at its end in time", lambda: runs.wait(run, "Crashed"), TABLE)
+    timed("stopped, not at its end in time", lambda: runs.wait(run, "Crashed"), TABLE)
     runs.logged(
         run, "was told to stop, and this flow run had not ended 3 s later (workers_drain_seconds). It is ended."
     )
@@ -94,7 +94,6 @@ def test_what_does_not_end_in_time_is_ended_reported_and_run_again(vps, runs, se
     assert (again["name"], again["parameters"]) == ("too-long-rerun-1", {"seconds": 600})
     assert again["labels"]["prefect-worker.rerun-of"] == run
     runs.logged(run, "Run again as too-long-rerun-1 (1 of at most 1).")
-    assert crashed["state"]["type"] == "CRASHED"
     # The second crash is the last one.
     runs.wait(again["id"], "Running")
     vps.ssh(f"systemctl stop {UNIT} && systemctl start {UNIT}")

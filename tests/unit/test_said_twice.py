@@ -241,3 +241,32 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
             if "://" not in target:
                 assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+# --- workers -----------------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_memory_of_all_workers_is_one_number():
+    """The slice is a plain file; a worker's guard counts with the same share, and the README names it."""
+    share = re.search(r"^MemoryMax=(\d+)%$", (ROOT / "systemd/prefect-workers.slice").read_text(), re.MULTILINE)[1]
+    assert f"default('{share}%')" in (ROLES / "workers/templates/worker.env.j2").read_text()
+    assert f"all of a host together have {share} %" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_tells_the_times_of_workers_as_they_are():
+    defaults, readme = settings_table.defaults("workers"), (ROOT / "README.md").read_text()
+    assert f"have {defaults['workers_drain_seconds'] // 60} minutes to end" in readme
+    assert f"with {defaults['workers_shutdown_seconds']} seconds" in readme
+    assert f"Crashed {defaults['workers_crash_seconds'] // 60} minutes after its last sign of life" in readme
+
+
+def test_restore_and_worker_mean_the_same_mark():
+    assert 'AT_ONCE = "/run/prefect-worker/{name}/at-once"' in (ROOT / "backups/prefect_backups/stack.py").read_text()
+    assert 'runtime_directory / "at-once"' in (ROOT / "systemd/worker/prefect_kit_worker/worker.py").read_text()
+    assert "RuntimeDirectory=prefect-worker/%i\n" in (ROOT / "systemd/prefect-worker@.service").read_text()
+
+
+def test_both_kinds_of_workers_have_the_servers_version():
+    pinned = f"prefect=={DEFAULTS['prefect_version']}"
+    for role in "workers", "docker_pool":
+        assert pinned in (ROLES / role / "files/requirements.in").read_text().splitlines()

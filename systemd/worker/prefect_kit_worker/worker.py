@@ -317,7 +317,8 @@ class KitWorker:
         What cannot be sent is tried again in some seconds, and not when the next signs are due: the window is short.
         """
         await asyncio.sleep(max(0.0, self._signs_due - time.monotonic()))
-        runs = [run.id for run in self._held if run.id not in self._settling | self._unsure]
+        # Not those that are only about to be claimed: a refused claim would leave a window that nobody ends.
+        runs = [run.id for run in self._under_way if run.id in self._active or run.infrastructure]
         known = await api.states_of(self.client, [*runs, *self._unsure])
         living = [run_id for run_id in runs if run_id in known and not known[run_id].state.is_final()]
         inside = await api.subflows_under_way(self.client, living)
@@ -361,14 +362,10 @@ class KitWorker:
         for run_id, run in over.items():
             if run_id not in self._over_before:
                 continue
-            if not run.state.is_cancelling():
-                self._tell_run(run, f"On the server this flow run is {run.state.name}; its process is ended here.")
-                await self._end(run_id)
-            else:
-                text = "The flow run did not hear that it is cancelled; its worker ends it."
-                self._tell_run(run, text)
-                self._reasons[run_id] = text
-                await self._end(run_id)
+            text = f"On the server this flow run is {run.state.name}; its process is ended here."
+            self._tell_run(run, text)
+            self._reasons[run_id] = text
+            await self._end(run_id)
         self._over_before = set(over)
 
     async def _listen(self) -> None:
