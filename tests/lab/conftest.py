@@ -24,13 +24,14 @@ import testinfra
 import yaml
 from testinfra.host import Host
 
+from tests.lab.lanes import ORDER, this_lane
 from tests.lab.vps import engine, images, inventory
 from tests.lab.vps.playbook import REPOSITORY, PlaybookRun, run_playbook
 from tests.lab.vps.shell import cache_directory, step, write_whole
 from tests.lab.vps.vps import Vps
 
-NAME = "tests"
-DOMAIN = "prefect.lab.test"
+NAME = this_lane().vps
+DOMAIN = this_lane().domain
 # What site.yml puts on a host; a change there makes a kept VPS be provisioned again.
 DEPLOYED = ("ansible", "backups", "caddy", "compose", "flows", "systemd")
 SECONDS_TO_PROVISION = 1800
@@ -78,35 +79,8 @@ class Door:
         return self.request("DELETE", path, **more)
 
 
-# A failure early on says most: what is refused, what is installed, who gets in; then what takes long.
-ORDER = (
-    "test_preflight",
-    "test_provision",
-    "test_host",
-    "test_stack",
-    "test_workers",
-    "test_door",
-    "test_clients",
-    "test_browser",
-    "test_flows",
-    "test_releases",
-    "test_docker_pool",
-    "test_tls_modes",
-    "test_worker_hosts",
-    "test_resilience",
-    "test_worker_life",
-    "test_backups",
-    "test_backups_faults",
-    "test_restore_refusals",
-    "test_restore",
-    "test_restore_deaths",
-    "test_total_loss",
-    "test_demo",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files in the order above, others before them; within one, as they are written."""
+    """Run the files in the order of their lanes, others before them; within one, as they are written."""
     items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
 
 
@@ -147,7 +121,7 @@ def lab(aloud: Aloud) -> images.LabImages:
 @pytest.fixture(scope="session")
 def inventory_directory() -> Path:
     """The inventory of the main VPS, with the secrets and the CA that the playbook puts beside it."""
-    return cache_directory() / "tests-inventory"
+    return cache_directory() / f"{NAME}-inventory"
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +132,7 @@ def bare_vps(lab: images.LabImages, inventory_directory: Path, lab_keep: bool, a
         vps.down()
     if vps.state == "absent":
         shutil.rmtree(inventory_directory, ignore_errors=True)
-        inventory_directory.with_name("tests-first-run.json").unlink(missing_ok=True)
+        inventory_directory.with_name(f"{NAME}-first-run.json").unlink(missing_ok=True)
     with aloud(f"the VPS {NAME}"):
         vps.up(domain=DOMAIN)
     inventory.write(inventory_directory, vps, lab)
@@ -188,7 +162,7 @@ def make_vps(lab: images.LabImages) -> Iterator[Callable[..., Vps]]:
 @pytest.fixture(scope="session")
 def first_run(bare_vps: Vps, inventory_directory: Path, aloud: Aloud) -> PlaybookRun:
     """The run of site.yml that provisioned the VPS, from nothing; of a kept VPS, the latest that changed it."""
-    record = inventory_directory.with_name("tests-first-run.json")
+    record = inventory_directory.with_name(f"{NAME}-first-run.json")
     content = images.content_hash(REPOSITORY / folder for folder in DEPLOYED)
     if record.exists():
         kept = json.loads(record.read_text())

@@ -456,9 +456,14 @@ def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:
     head, _, body = said.replace("\r", "").partition("\n\n")
     assert " 503" in head.splitlines()[0]
     assert "retry-after: 5" in head.lower()
+    assert "prefect-maintenance" not in head.lower()
     assert "strict-transport-security" in head.lower()
     assert body.startswith("Prefect server does not answer.")
     assert "systemctl status prefect-stack" in body
+    # To a flow run it says that waiting is of use, however long.
+    flow_run = "--header 'X-Prefect-Flow-Id: 0198a1b2-0000-7000-8000-000000000001'"
+    said = scratch.curl(f"--insecure --user alice:open {flow_run} --include https://door.scratch.test/api/health")
+    assert " 503" in said.splitlines()[0] and "prefect-maintenance: true" in said.lower()
     said = scratch.curl("--insecure --include https://door.scratch.test/api/health")
     assert " 401" in said.splitlines()[0]
 

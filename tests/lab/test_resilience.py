@@ -287,6 +287,12 @@ def test_containers_outlive_a_killed_engine(vps: Vps, fault: Any, unit: str, tim
 
 def test_reload_keeps_the_containers_and_the_door_open(vps: Vps, fault: Any) -> None:
     before = processes(vps)
+    # Their checks fail while containerd is away, so that one or the other may be unhealthy just now.
+    killed = kill(vps, "containerd.service")
+    # It takes the engine some seconds to start containers again.
+    new = "docker run --rm --network none $(docker inspect --format '{{.Config.Image}}' prefect-caddy) true"
+    wrong = lambda: not_anew(vps, "containerd.service", killed) or vps.ssh(new, check=False).stderr  # noqa: E731
+    until("a new container, with the new containerd", wrong, BACK_LIMIT)
     with fault("systemctl reload prefect-stack") as it:
         vps.ssh("systemctl reload prefect-stack")
         it.back(lambda: not_healthy(vps))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from prefect_kit_worker import again, late, memory
 from prefect_kit_worker.held import HeldRun, HeldRuns
 from prefect_kit_worker.notify import Systemd
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = "0198a1b2-0000-7000-8000-000000000001"
 
 
@@ -61,6 +63,20 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 def test_which_scheduled_runs_are_skipped(auto, minutes, tags, skipped):
     lateness = late.too_late(auto, NOW - timedelta(minutes=minutes), tags, NOW)
     assert (lateness is not None) == skipped
+
+
+def test_the_pinned_prefect_waits_as_the_door_tells_its_flow_runs_to(monkeypatch):
+    from prefect.client.attribution import get_attribution_headers
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    told = (ROOT / "caddy/Caddyfile").read_text()
+    assert "@flow_run header X-Prefect-Flow-Id *" in told
+    assert "header @flow_run Prefect-Maintenance true" in told
+    assert "X-Prefect-Flow-Id" not in get_attribution_headers()
+    monkeypatch.setenv("PREFECT__FLOW_ID", RUN)
+    assert get_attribution_headers()["X-Prefect-Flow-Id"] == RUN
+    for client in PrefectHttpxAsyncClient, PrefectHttpxSyncClient:
+        assert 'headers.get("Prefect-Maintenance") != "true"' in inspect.getsource(client)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 Prefect's worker kills its flow runs when it is told to stop, gives up (and kills them) when the server is away for some
 minutes, and says nothing of what it leaves behind. This program is Prefect's worker class with a few methods extended:
 
-- `worker`  takes no new runs when it is told to stop, waits for those it has, and ends and reports the rest
+- `worker`  takes no new runs when it is told to stop, waits for those it has, and ends and reports the rest; and gives a
+  sign of life for every run it holds, which the automation "Crash detection" waits for
 - `held`    what it holds, in a file: the next start reports what a killed one has left
-- `signs`   a sign of life for every run it holds, which the automation "Crash detection" waits for
 - `again`   a new run for a crashed one, where its deployment asks for that, so many times and no more
 - `late`    scheduled runs that are too late to be of use are skipped, where their deployment asks for that
 - `memory`  a flow run that would eat the worker's memory is ended before the kernel chooses somebody else

@@ -43,6 +43,10 @@ SECONDS_BETWEEN_SWEEPS = 300
 SECONDS_TO_TIDY_UP = 10
 #: A new run is fetched when the server tells of it; a burst of such news leads to this many fetches in a second.
 FETCHES_IN_A_SECOND = 4
+#: While the server is away the door has its flow runs wait for it (caddy/Caddyfile). When not even the door answers (the
+#: network is cut, say) Prefect's clients ask 5 times again, for a minute, and then the run is Failed, with all its work
+#: done. 7 times are 2 + 4 + … + 128 s: longer than the 180 s (workers_crash_seconds) after which it is taken for dead.
+RETRIES = {"PREFECT_CLIENT_MAX_RETRIES": "7"}
 NEWS = ["prefect.flow-run.Scheduled", "prefect.flow-run.Resuming", "prefect.flow-run.Crashed"]
 
 
@@ -262,6 +266,7 @@ class KitWorker:
     async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
         self._configurations[run_id] = configuration
+        configuration.env = RETRIES | configuration.env
         return await super().run(
             flow_run, configuration, _Told(task_status, lambda at: self._held.started(run_id, str(at)))
         )
