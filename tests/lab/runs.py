@@ -48,6 +48,13 @@ def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
 def parent(seconds: float = 10):
     """A subflow in the same process."""
     slow(seconds)
+
+@flow
+def chatty(seconds: float = 10):
+    """One subflow after the other: some requests in each moment."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        slow(0.1)
 '''
 
 

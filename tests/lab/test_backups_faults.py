@@ -268,7 +268,8 @@ def test_one_of_two_off_site_repositories_is_away(vps: Vps, others: Others, earl
         f'the backup {newest} is made, but 1 of 2 copies off-site failed: the repository "away" ({away["repository"]})'
     )
     assert made.facts["error"].startswith(f'{start} could not be opened: "')
-    assert "Connection refused" in made.facts["error"]
+    # restic has ended before it could pass on what ssh said, now and then.
+    assert re.search("Connection refused|closed connection", made.facts["error"])
     assert made.facts["hint"].endswith("; the next backup copies what is missing")
     for name in ("local", "near"):
         known = run(vps, "prefect-backup", "list", "--repository", name, **environment).facts["backups"]

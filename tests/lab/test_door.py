@@ -367,6 +367,7 @@ def test_the_log_is_in_the_journal(host: Host) -> None:
 
 ECHO = (
     ":4200 {\n"
+    '\trespond /broken "no database" 500\n'
     '\trespond `{"authorization": "{header.Authorization}", "forwarded": "{header.Forwarded}",'
     ' "real": "{header.X-Real-Ip}", "for": "{header.X-Forwarded-For}", "proto": "{header.X-Forwarded-Proto}",'
     ' "host": "{header.X-Forwarded-Host}", "upgrade": "{header.Upgrade}"}`\n'
@@ -448,6 +449,18 @@ def test_the_password_and_claims_of_the_client_end_at_the_door(scratch: Scratch)
         assert said["host"] == "door.scratch.test"
         assert re.fullmatch(r"172\.[0-9.]+|10\.[0-9.]+|192\.168\.[0-9.]+", said["for"])
         assert said["upgrade"] == ("websocket" if upgrade else "")
+
+
+def test_a_server_without_a_database_is_asked_again(scratch: Scratch) -> None:
+    """Its own words stay; flow runs hear when."""
+    scratch.server()
+    scratch.door("door.scratch.test")
+    said = scratch.curl("--insecure --user alice:open --include https://door.scratch.test/broken")
+    head, _, body = said.replace("\r", "").partition("\n\n")
+    assert " 500" in head.splitlines()[0]
+    assert "retry-after: 10" in head.lower()
+    assert "strict-transport-security" in head.lower()
+    assert body == "no database"
 
 
 def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:

@@ -213,6 +213,18 @@ def test_high_priority_goes_first_and_another_pools_runs_are_left_alone(vps, run
         door.delete("/api/work_pools/gpu")
 
 
+def test_flow_runs_outlive_a_database_that_is_killed(vps, runs):
+    """Whatever they ask just then: the server answers 500 when it finds no database."""
+    deployment = runs.deployment("chatty", flow="chatty")
+    found = [runs.start(deployment, parameters={"seconds": 25}) for _ in range(2)]
+    for run in found:
+        runs.wait(run, "Running")
+    once = "kill -9 $(docker inspect --format '{{.State.Pid}}' prefect-postgres)"
+    vps.ssh(f"for i in 1 2 3; do {once} && sleep 6; done")
+    for run in found:
+        assert runs.wait(run, "Completed")["run_count"] == 1
+
+
 def test_a_vanished_host_and_a_server_that_is_away(vps, runs):
     """The server is away for longer than the window; one worker vanishes meanwhile, the other's run is slow but well.
 

@@ -161,6 +161,16 @@ def test_the_program_needs_no_prefect_for_its_decisions():
         assert "prefect." not in inspect.getsource(module).replace("prefect_", "")
 
 
+def test_flow_runs_are_started_with_settings_that_prefect_knows(monkeypatch):
+    from prefect.settings import Settings
+    from prefect_kit_worker.worker import RETRIES
+
+    for name, value in RETRIES.items():
+        monkeypatch.setenv(name, value)
+    client = Settings().client
+    assert (client.max_retries, client.retry_extra_codes) == (7, {500})
+
+
 def test_the_methods_that_are_extended_are_those_of_the_pinned_prefect():
     """Private ones among them: a new version of Prefect is looked at here first, before any flow run meets it."""
     from prefect.workers.process import ProcessWorker
