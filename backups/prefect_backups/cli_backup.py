@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backup, check, notify, settings, verify
+from . import backup, check, notify, progress, settings, verify
 from .choose import merge
 from .errors import Code, Failure
 from .progress import Report, duration, size
@@ -181,11 +180,11 @@ def main() -> int:
         report.say(str(failure), style="bold red")
         if options.json:
             facts = {"error": failure.fact, "hint": failure.hint, "code": failure.code.name, "exit": failure.code.value}
-            print(json.dumps(facts))
+            progress.result(facts)
         return failure.code.value
     except Interrupted as interrupted:
         report.say(f"Stopped by {interrupted}: nothing half-made is left, earlier backups are whole.")
         return 128 + interrupted.number
     if options.json:
-        print(json.dumps(result))
+        progress.result(result)
     return 0

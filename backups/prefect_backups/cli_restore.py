@@ -7,7 +7,6 @@ connection does not end it, and so that its death at any point starts prefect-re
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 from rich.prompt import Confirm, Prompt
 from rich.table import Table
 
-from . import choose, settings, verify
+from . import choose, progress, settings, verify
 from .errors import Code, Failure
 from .lock import only_one
 from .postgres import PREVIOUS
@@ -263,7 +262,7 @@ def main() -> int:
         report.say(str(failure), style="bold red")
         if options.json:
             facts = {"error": failure.fact, "hint": failure.hint, "code": failure.code.name, "exit": failure.code.value}
-            print(json.dumps(facts))
+            progress.result(facts)
         return failure.code.value
     except Interrupted as interrupted:
         report.say(f"Stopped by {interrupted}: everything is as it was.")
@@ -274,5 +273,5 @@ def main() -> int:
     if isinstance(result, int):
         return result
     if options.json:
-        print(json.dumps(result))
+        progress.result(result)
     return 0

@@ -6,8 +6,10 @@ A restore must not die of a lost terminal: writing is given up quietly when nobo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import sys
 import syslog
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +53,28 @@ class _Unbreakable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def result(facts: object) -> None:
+    """The result as JSON on stdout, should anybody still be there to read it."""
+    with contextlib.suppress(OSError):
+        print(json.dumps(facts))
+
+
+def outlived(status: int) -> int:
+    """The exit code, whatever has become of the terminal.
+
+    Python writes what is left for stdout and stderr at its end, and makes 120 of any exit code when it cannot: a
+    restore that went well would be a unit that has failed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return status
 
 
 class Report:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,3 +398,19 @@ def test_crashes_are_told_since_the_last_time_and_not_for_ever_back(tmp_path):
     assert crashes.since(path, now) == now - timedelta(minutes=2)
     # A host that was off for a week does not tell of a week.
     assert crashes.since(path, now + timedelta(days=7)) == now + timedelta(days=7) - crashes.LOOK_BACK
+
+
+@pytest.mark.parametrize(("end", "code"), [("outlived(3)", 3), ("outlived(0)", 0), ("0", 120)])
+def test_a_terminal_that_is_gone_changes_no_exit_code(end, code):
+    """The last row is what Python does by itself."""
+    program = (
+        "import sys; from prefect_backups.progress import Report, outlived, result\n"
+        f"Report(sys.stderr).say('words'); result({{}}); raise SystemExit({end})"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "backups")}
+    environment.pop("PYTHONUNBUFFERED", None)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=writer, env=environment)
+    os.close(writer)
+    assert done.returncode == code
