@@ -291,7 +291,10 @@ def test_reload_keeps_the_containers_and_the_door_open(vps: Vps, fault: Any) -> 
     killed = kill(vps, "containerd.service")
     # It takes the engine some seconds to start containers again.
     new = "docker run --rm --network none $(docker inspect --format '{{.Config.Image}}' prefect-caddy) true"
-    wrong = lambda: not_anew(vps, "containerd.service", killed) or vps.ssh(new, check=False).stderr  # noqa: E731
+
+    def wrong() -> str:
+        return not_anew(vps, "containerd.service", killed) or vps.ssh(new, check=False).stderr
+
     until("a new container, with the new containerd", wrong, BACK_LIMIT)
     with fault("systemctl reload prefect-stack") as it:
         vps.ssh("systemctl reload prefect-stack")
