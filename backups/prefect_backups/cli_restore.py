@@ -168,8 +168,9 @@ def in_unit(arguments: list[str], report: Report) -> int:
     signal.signal(signal.SIGINT, pass_on)
     signal.signal(signal.SIGTERM, pass_on)
     status = waiting.wait()
-    # A unit that failed in an orderly way has nothing more to tell; systemd may keep it for minutes all the same.
-    if status not in (0, KILLED):
+    # A unit that has failed has nothing more to tell, and what it leaves to others has been started; systemd now and then
+    # keeps it all the same (--collect), one that was killed above all.
+    if status != 0:
         subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
     if status == KILLED:
         report.say(

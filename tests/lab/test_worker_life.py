@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -223,6 +224,22 @@ def test_flow_runs_outlive_a_database_that_is_killed(vps, runs):
     vps.ssh(f"for i in 1 2 3; do {once} && sleep 6; done")
     for run in found:
         assert runs.wait(run, "Completed")["run_count"] == 1
+
+
+def test_a_door_that_refuses_its_first_request_is_waited_for(vps, runs):
+    """The door goes when the process of the flow run is there, and still imports what it needs to ask for anything."""
+    deployment = runs.deployment("refused")
+    process = "pgrep --full '[p]refect.engine'"
+    command = (
+        f"while {process} > /dev/null; do sleep 0.1; done; echo watching; until {process}; do sleep 0.02; done; "
+        "docker kill prefect-caddy; sleep 8; docker start prefect-caddy; date --utc +%FT%T"
+    )
+    with subprocess.Popen(vps.ssh_command(command), stdout=subprocess.PIPE, text=True) as door:
+        assert door.stdout.readline() == "watching\n"
+        run = runs.start(deployment, parameters={"seconds": 1})
+        back = door.stdout.read().splitlines()[-1]
+    ended = runs.wait(run, "Completed")
+    assert (ended["start_time"] > back, ended["run_count"]) == (True, 1)
 
 
 def test_a_vanished_host_and_a_server_that_is_away(vps, runs):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -169,6 +171,43 @@ def test_flow_runs_are_started_with_settings_that_prefect_knows(monkeypatch):
         monkeypatch.setenv(name, value)
     client = Settings().client
     assert (client.max_retries, client.retry_extra_codes) == (7, {500})
+
+
+@pytest.mark.parametrize(
+    ("command", "ours"),
+    [
+        ("/r/a/.venv/bin/python -m prefect.engine", "/r/a/.venv/bin/python ENGINE"),
+        ("uv run -m prefect.engine", "uv run ENGINE"),
+        # Somebody else's idea of how to start a flow run.
+        ("python -m prefect.engine --more", "python -m prefect.engine --more"),
+        ("python -m my.engine", "python -m my.engine"),
+        (" -m prefect.engine", " -m prefect.engine"),
+        (None, None),
+    ],
+)
+def test_what_a_flow_run_is_started_with(command, ours):
+    from prefect_kit_worker.process import ENGINE, patient
+
+    assert patient(command) == (ours and ours.replace("ENGINE", str(ENGINE)))
+    assert ENGINE.is_file()
+
+
+def test_a_flow_run_asks_again_from_its_first_request_on(tmp_path):
+    """In a process of its own: what prefect_engine.py does to Prefect's clients lasts for ever."""
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    for client in PrefectHttpxAsyncClient, PrefectHttpxSyncClient:
+        assert "self._has_connected: bool = False" in inspect.getsource(client)
+    program = (
+        "import prefect_engine; prefect_engine.be_patient()\n"
+        "import sys; assert 'prefect.engine' not in sys.modules\n"
+        "from prefect.client.base import PrefectHttpxSyncClient\n"
+        "client = PrefectHttpxSyncClient()\n"
+        "print(client._has_connected)"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "systemd/worker"), "PREFECT_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_the_methods_that_are_extended_are_those_of_the_pinned_prefect():

@@ -11,6 +11,7 @@ minutes, and says nothing of what it leaves behind. This program is Prefect's wo
 - `memory`  a flow run that would eat the worker's memory is ended before the kernel chooses somebody else
 - `notify`  what systemd is told
 - `control` drain and resume by hand
+- `process` flow runs in processes, each started by prefect_engine.py: it waits for a door that refuses its first request, too
 - `docker`  the same for flow runs in containers, with `containers`: each is watched to its real end, and taken up again
 - `api`     what it asks of the API for all that; `cli` its command line
 """

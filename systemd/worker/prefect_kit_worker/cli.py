@@ -26,15 +26,12 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _work(options: argparse.Namespace) -> int:
     # Prefect takes more than a second to import: bad options are refused before.
-    from .worker import Kit, KitWorker
+    from .worker import Kit
 
     if options.type == "docker":
         from .docker import DockerKitWorker as Worker
     else:
-        from prefect.workers.process import ProcessWorker
-
-        class Worker(KitWorker, ProcessWorker):
-            """Flow runs in processes."""
+        from .process import ProcessKitWorker as Worker
 
     systemd = Systemd()
     kit = Kit(
