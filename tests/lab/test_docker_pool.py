@@ -324,7 +324,11 @@ def test_an_edited_template_stays(runs, door, playbook, settings):
 
 def test_it_goes_as_it_came(runs, playbook, host, door):
     deployment = runs.deployment()
+    last = runs.start(seconds=20)
+    assert runs.wait(last, "Running") == "Running"
     playbook("site.yml", *TAGS)
+    # Its worker, and the account, were there to the end.
+    assert runs.state(last) == "Completed"
     door.delete(f"/api/deployments/{deployment['id']}")
     door.delete("/api/work_pools/containers")
     assert parts(host) == []

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ QUICKLY = ("--skip-tags", "docker,backups")
 RUN_SECONDS = 60  # longer than to start the runs, and the cut
 EFFECTS = ("Apply the stack", "Note what it runs with", "Write the recovery kit")
 CUT_SECONDS = 40
+LONG_CUT_SECONDS = 150  # workers_crash_seconds is 90 in the lab
+BACK_WITHIN = 90  # seconds from the end of that until what has been given up has ended
+PROCESSES = "pgrep --full '[p]refect.engine' || true"
+ROOT = Path(__file__).parents[2]
 CRASHED_WITHIN = 120  # seconds from the loss of a host until its runs are Crashed
 RERUN_WITHIN = 60  # and from then until the new run is Running elsewhere
 
@@ -53,9 +59,9 @@ class Runs:
         body |= {"name": "worker-hosts", "tags": ["rerun:1"]}
         self.id = door.post("/api/deployments/", body).raise_for_status().json()["id"]
 
-    def start(self, seconds: float) -> str:
-        """Ask for a run that takes so long; gives its id."""
-        body = {"parameters": {"seconds": seconds}}
+    def start(self, seconds: float, **more: Any) -> str:
+        """Ask for a run that takes so long; gives its id. `more`: work_queue_name, …"""
+        body = {"parameters": {"seconds": seconds}, **more}
         return self.door.post(f"/api/deployments/{self.id}/create_flow_run", body).raise_for_status().json()["id"]
 
     def state(self, run: str) -> str:
@@ -77,6 +83,12 @@ class Runs:
         states = self.states()
         others = {run: states[run] for run in runs if states[run] != state}
         return str(others) if others else ""
+
+    def cancel(self, run: str) -> None:
+        """Cancel a run that is under way, and wait until it has ended."""
+        body = {"state": {"type": "CANCELLING"}}
+        self.door.post(f"/api/flow_runs/{run}/set_state", body).raise_for_status()
+        until("it is Cancelled", lambda: self.not_all("Cancelled", [run]), 60)
 
     def remove(self) -> None:
         """Remove the deployment: those that site.yml deployed are then all there are, as before."""
@@ -222,11 +234,43 @@ def test_a_run_for_it_alone_is_refused(vps, other, provisioned, playbook):
 def test_flows_that_have_changed_are_not_deployed_past_it(vps, other, provisioned, playbook, tmp_path):
     """It would be told to run a release that it does not have."""
     for name in ("prefect.yaml", "requirements.txt"):
-        (tmp_path / name).write_bytes((Path(__file__).parents[2] / "flows" / name).read_bytes())
+        (tmp_path / name).write_bytes((ROOT / "flows" / name).read_bytes())
     changed = ("-e", json.dumps({"flows_directory": str(tmp_path)}))
     done = playbook("site.yml", "--limit", vps.name, *changed, check=False)
     assert done.recap["changed"] == 0
     assert f'the flows in "{tmp_path}" have changed, and --limit leaves out {other.name}' in done.joined
+    done = playbook("deploy.yml", "--limit", vps.name, *changed, check=False)
+    assert done.recap["changed"] == 0
+    assert f"--limit leaves out {other.name}, which would be told to run what it does not have" in done.joined
+
+
+@contextmanager
+def only_there(vps: Vps) -> Iterator[None]:
+    """The server's own worker takes no runs meanwhile."""
+    # Exit code 1: it still has some.
+    vps.ssh(f"prefect-worker-drain {SERVERS_WORKER} --seconds 0", check=False)
+    try:
+        yield
+    finally:
+        vps.ssh(f"prefect-worker-resume {SERVERS_WORKER}")
+
+
+def run_there(vps: Vps, runs: Runs, seconds: float, worker: str = "far-1", **more: Any) -> str:
+    """A run that the other host has taken, and that takes so long; Running, or at its end when that is in a moment."""
+    with only_there(vps):
+        run = runs.start(seconds, **more)
+        until("a run there", lambda: "" if runs.state(run) in ("Running", "Completed") else runs.state(run), 60)
+    assert runs.worker(run) == worker
+    return run
+
+
+def run_that_follows(runs: Runs, lost: str) -> str:
+    """Wait until a run is Crashed and another one has been made for it; gives that."""
+    before = set(runs.states())
+    until("the lost run is Crashed", lambda: runs.not_all("Crashed", [lost]), CRASHED_WITHIN)
+    until("a new run", lambda: "" if set(runs.states()) > before else "none", RERUN_WITHIN)
+    (again,) = set(runs.states()) - before
+    return again
 
 
 # --- at work -----------------------------------------------------------------------------------------------------
@@ -259,14 +303,67 @@ def test_a_host_that_is_cut_off_goes_on_with_its_runs(other, runs, started):
     assert other.ssh("systemctl show --property NRestarts --value prefect-worker@far-1").stdout.strip() == "0"
 
 
+def test_a_host_that_is_cut_off_for_longer_is_taken_for_dead_until_it_is_back(vps, other, runs):
+    """Its run begins anew on the other host, and nothing of the first one goes on."""
+    lost = run_there(vps, runs, 900)
+    began = time.monotonic()
+    other.cut()
+    try:
+        again = run_that_follows(runs, lost)
+        until("the new run is Running", lambda: runs.not_all("Running", [again]), RERUN_WITHIN)
+        assert runs.worker(again) == SERVERS_WORKER
+        time.sleep(max(0.0, LONG_CUT_SECONDS - (time.monotonic() - began)))
+    finally:
+        other.heal()
+    assert other.ssh(PROCESSES).stdout != ""
+    until("the end of the process there", lambda: other.ssh(PROCESSES).stdout, BACK_WITHIN)
+    assert (runs.state(lost), runs.state(again)) == ("Crashed", "Running")
+    runs.cancel(again)
+
+
+def test_it_takes_runs_again_after_a_reboot(vps, other, runs):
+    other.reboot()
+    run_there(vps, runs, 1)
+
+
+def test_a_release_goes_to_both_and_back(vps, other, runs, provisioned, playbook, tmp_path, door):
+    """deploy.yml and rollback.yml: what the server names, every host has, and runs."""
+
+    def live() -> dict[str, Any]:
+        return door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+
+    former = live()["version"]
+    flows = tmp_path / "flows"
+    shutil.copytree(ROOT / "flows", flows, ignore=shutil.ignore_patterns("__pycache__"))
+    (flows / "more.py").write_text('"""A new release."""\n')
+    done = playbook("deploy.yml", "-e", json.dumps({"flows_directory": str(flows)}))
+    assert done.hosts[other.name]["changed"] > 0
+    now = live()
+    assert now["version"] != former
+    assert "more.py" in other.ssh(f"ls /opt/prefect/flows/releases/{now['version']}").stdout
+    with only_there(vps):
+        run = door.post(f"/api/deployments/{now['id']}/create_flow_run", {}).raise_for_status().json()["id"]
+        until("a run of the new release there", lambda: "" if runs.state(run) == "Completed" else runs.state(run), 60)
+    assert runs.worker(run) == "far-1"
+    playbook("rollback.yml")
+    assert live()["version"] == former
+
+
 # --- and gone ----------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(vps, other, provisioned, write_inventory, playbook, door):
+def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(
+    vps, other, provisioned, runs, write_inventory, playbook, door
+):
     accounts = ("worker-far-1", "worker-far-2")
     assert [door.get("/api/health", user=user).status_code for user in accounts] == [200, 200]
+    other.ssh("prefect-worker-drain far-1 --seconds 0", check=False)
+    last = run_there(vps, runs, 30, "far-2", work_queue_name="low")
+    other.ssh("prefect-worker-resume far-1")
     write_inventory({other: {"prefect_workers": WORKERS[:1], "workers_server_address": vps.address}})
     playbook("site.yml", "--tags", "stack,workers")
+    # Its account was of use to the very end.
+    assert runs.state(last) == "Completed"
     assert [door.get("/api/health", user=user).status_code for user in accounts] == [200, 401]
     assert other.ssh("ls /etc/prefect/workers").stdout.split() == ["far-1.applied", "far-1.env", "far-1.secret.env"]
     units = other.ssh("systemctl list-units --plain --no-legend 'prefect-worker@*'").stdout
@@ -275,16 +372,9 @@ def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(vps, other, provisio
 
 
 def test_a_host_that_is_destroyed_loses_no_run(vps, other, runs):
-    vps.ssh(f"systemctl stop prefect-worker@{SERVERS_WORKER}")
-    lost = runs.start(20)
-    until("a run there", lambda: runs.not_all("Running", [lost]), 60)
-    assert runs.worker(lost) == "far-1"
-    vps.ssh(f"systemctl start prefect-worker@{SERVERS_WORKER}")
-    before = set(runs.states())
+    lost = run_there(vps, runs, 20)
     other.down()
-    until("the lost run is Crashed", lambda: runs.not_all("Crashed", [lost]), CRASHED_WITHIN)
-    until("a new run", lambda: "" if set(runs.states()) > before else "none", RERUN_WITHIN)
-    (again,) = set(runs.states()) - before
+    again = run_that_follows(runs, lost)
     until("the new run is Completed", lambda: runs.not_all("Completed", [again]), RERUN_WITHIN + 30)
     assert runs.worker(again) == SERVERS_WORKER
 

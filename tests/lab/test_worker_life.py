@@ -215,15 +215,26 @@ def test_high_priority_goes_first_and_another_pools_runs_are_left_alone(vps, run
 
 
 def test_flow_runs_outlive_a_database_that_is_killed(vps, runs):
-    """Whatever they ask just then: the server answers 500 when it finds no database."""
+    """Whatever they ask just then, or are being claimed: the server answers 500 when it finds no database."""
     deployment = runs.deployment("chatty", flow="chatty")
     found = [runs.start(deployment, parameters={"seconds": 25}) for _ in range(2)]
     for run in found:
         runs.wait(run, "Running")
+    brief = runs.deployment("brief")
+    now = datetime.now(UTC)
+    for second in range(2, 20, 2):
+        state = {
+            "type": "SCHEDULED",
+            "state_details": {"scheduled_time": (now + timedelta(seconds=second)).isoformat()},
+        }
+        found.append(runs.start(brief, parameters={"seconds": 1}, state=state))
     once = "kill -9 $(docker inspect --format '{{.State.Pid}}' prefect-postgres)"
     vps.ssh(f"for i in 1 2 3; do {once} && sleep 6; done")
     for run in found:
-        assert runs.wait(run, "Completed")["run_count"] == 1
+        assert runs.wait(run, "Completed", limit=180)["run_count"] == 1
+    until(
+        "nothing is held", lambda: vps.ssh("cat /var/lib/prefect-worker/general-1/held.json").stdout.strip("[]\n"), 90
+    )
 
 
 def test_a_door_that_refuses_its_first_request_is_waited_for(vps, runs):

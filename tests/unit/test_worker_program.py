@@ -174,6 +174,28 @@ def test_flow_runs_are_started_with_settings_that_prefect_knows(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("state", "retry_type", "has_a_process"),
+    [
+        ("PENDING", None, True),
+        ("RUNNING", None, True),
+        ("CANCELLING", None, True),
+        # It waits in its process for its next try; no worker would fetch it.
+        ("SCHEDULED", "in_process", True),
+        ("SCHEDULED", "reschedule", False),
+        ("SCHEDULED", None, False),
+        ("PAUSED", None, False),
+        ("CRASHED", "in_process", False),
+    ],
+)
+def test_which_runs_have_a_process(state, retry_type, has_a_process):
+    from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+    from prefect_kit_worker.api import is_under_way
+
+    run = FlowRun(flow_id=RUN, state=State(type=state), empirical_policy=FlowRunPolicy(retry_type=retry_type))
+    assert is_under_way(run) == has_a_process
+
+
+@pytest.mark.parametrize(
     ("command", "ours"),
     [
         ("/r/a/.venv/bin/python -m prefect.engine", "/r/a/.venv/bin/python ENGINE"),

@@ -36,6 +36,16 @@ PAGE = 200
 LOOK_BACK = timedelta(hours=1)
 
 
+def is_under_way(run: FlowRun) -> bool:
+    """Whether a run has a process, or should have.
+
+    One that waits for a retry inside its process is called Scheduled, and no worker would ever fetch it.
+    """
+    if run.state.is_scheduled():
+        return getattr(run.empirical_policy, "retry_type", None) == "in_process"
+    return run.state.type in UNDER_WAY
+
+
 async def send_signs(client: PrefectClient, signs: dict[str, str], worker: str, pool: str) -> None:
     """Send one event for each run, `signs` being its id and the event's name.
 

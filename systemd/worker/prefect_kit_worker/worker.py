@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import anyio
 import httpx
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
 
 #: Seconds between two signs of life. The window of the automation is at least three of them.
 SECONDS_BETWEEN_SIGNS = 30
+#: Seconds that a request for them may take before it is made anew: after a cut of the network the old one would go on
+#: waiting, up to a minute and with growing pauses, in which the window closes.
+SECONDS_FOR_A_REQUEST = 30
+#: Seconds that the end of a flow run waits for its name and its logs; it comes without them when the API is away.
+SECONDS_FOR_WORDS = 10
+#: Seconds after which a run that somebody has claimed has its worker's name, however slow the server is.
+SECONDS_TO_NAME_A_CLAIM = 60
 #: Seconds between two looks for crashed runs that an event has not told of.
 SECONDS_BETWEEN_SWEEPS = 300
 #: Seconds that a flow run has between SIGTERM, on which it can tidy up, and SIGKILL.
@@ -172,6 +180,9 @@ class KitWorker:
         await super()._initialize_after_sync()
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        if not self._taking:
+            # Told to stop or to drain while this answer was on its way, which may take minutes.
+            return []
         now, useful = datetime.now(UTC), []
         for entry in flow_run_response:
             run = entry.flow_run
@@ -213,11 +224,14 @@ class KitWorker:
             state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
         except Abort as refusal:
             self._logger.debug("Flow run %s is not for us: %s", flow_run.name, refusal)
+            self._unsure.discard(str(flow_run.id))
             return False
         except Exception as error:
             self._logger.warning("Whether flow run %s is claimed is not known yet: %s", flow_run.name, error)
             self._unsure.add(str(flow_run.id))
             return False
+        # Now it is known, also of a claim before this one.
+        self._unsure.discard(str(flow_run.id))
         return state.is_pending()
 
     async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
@@ -259,7 +273,7 @@ class KitWorker:
         if run is None or run.labels.get("prefect.worker.name", self.name) != self.name:
             return
         # Paused, suspended and rescheduled runs have no process, and go on later.
-        if run.state.type in api.UNDER_WAY:
+        if api.is_under_way(run):
             for inside in await api.subflows_under_way(self.client, [run_id]):
                 await api.set_state(self.client, inside.id, Crashed(message=text))
             end = Cancelled if run.state.is_cancelling() else Crashed
@@ -283,18 +297,24 @@ class KitWorker:
         self._say_status()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            # An error in that group would end the worker, and all its flow runs with it.
+            try:
+                await work
+            except Exception:
+                self._logger.exception("In the background:")
+
         if self._runs_task_group is None:
             work.close()
         else:
-            self._runs_task_group.start_soon(lambda: work)
+            self._runs_task_group.start_soon(guarded)
 
     async def _send(self, signs: dict[str, str]) -> bool:
         """Send signs, and the ends that have not been sent; says whether that went well. Ends are sent later otherwise."""
         ended = set(self._ended)
         try:
-            await api.send_signs(
-                self.client, signs | dict.fromkeys(ended, api.ENDED), self.name, str(self.work_pool.id)
-            )
+            told = signs | dict.fromkeys(ended, api.ENDED)
+            await _soon(api.send_signs(self.client, told, self.name, str(self.work_pool.id)))
         except (httpx.HTTPError, OSError, RuntimeError) as error:
             self._logger.debug("Signs of life not sent: %s", error)
             return False
@@ -326,9 +346,9 @@ class KitWorker:
         await asyncio.sleep(max(0.0, self._signs_due - time.monotonic()))
         # Not those that are only about to be claimed: a refused claim would leave a window that nobody ends.
         runs = [run.id for run in self._under_way if run.id in self._active or run.infrastructure]
-        known = await api.states_of(self.client, [*runs, *self._unsure])
+        known = await _soon(api.states_of(self.client, [*runs, *self._unsure]))
         living = [run_id for run_id in runs if run_id in known and not known[run_id].state.is_final()]
-        inside = await api.subflows_under_way(self.client, living)
+        inside = await _soon(api.subflows_under_way(self.client, living))
         sent = await self._send(dict.fromkeys([*living, *(str(run.id) for run in inside)], api.ALIVE))
         if not sent:
             await asyncio.sleep(5)
@@ -344,12 +364,22 @@ class KitWorker:
 
     async def _settle_claim(self, run_id: str, run: FlowRun | None) -> None:
         """A claim whose answer was lost: give the run back when it was ours after all."""
+        if self._is_in_hand(run_id):
+            # It has been fetched again meanwhile.
+            return
         ours = run is not None and "prefect.worker.name" not in run.labels
         if ours and run.state.is_pending() and run.start_time is None:
+            if (datetime.now(UTC) - run.state.timestamp).total_seconds() < SECONDS_TO_NAME_A_CLAIM:
+                # Or another worker has just claimed it, and its name is on the way.
+                return
             text = f"The answer to the claim of the worker {self.name} was lost; the run is given back."
-            await api.set_state(self.client, run.id, Scheduled(message=text))
+            await _soon(api.set_state(self.client, run.id, Scheduled(message=text)))
         self._unsure.discard(run_id)
         self._held.remove(run_id)
+
+    def _is_in_hand(self, run_id: str) -> bool:
+        """Whether a run is being claimed, under way or being settled."""
+        return run_id in self._active | self._settling or UUID(run_id) in self._submitting_flow_run_ids
 
     async def _end_what_the_server_has_ended(self, known: dict[str, FlowRun]) -> None:
         """End the processes of runs that have ended on the server, or are Cancelling without their having heard of it.
@@ -372,7 +402,8 @@ class KitWorker:
             text = f"On the server this flow run is {run.state.name}; its process is ended here."
             self._tell_run(run, text)
             self._reasons[run_id] = text
-            await self._end(run_id)
+            # Beside the signs of life of the others: each may take its time to end.
+            self._in_background(self._end(run_id))
         self._over_before = set(over)
 
     async def _listen(self) -> None:
@@ -432,15 +463,20 @@ class KitWorker:
                 f"Out of memory: this flow run held {memory.megabytes(sizes[run_id])}, and the flow runs of the worker "
                 f"{self.name} have {memory.megabytes(limit)} together (memory_max in prefect_workers). It is ended."
             )
-            if run := (await self._known(run_id)):
-                self._tell_run(run, text)
-            # At once: while it tidies up it would go on growing.
+            self._reasons[run_id] = text
+            # At once: while it tidies up, or the API is asked, it would go on growing.
             self._kill(memory.family(pids[run_id]))
+            self._in_background(self._tell(run_id, text))
 
-    async def _known(self, run_id: str) -> FlowRun | None:
+    async def _tell(self, run_id: str, text: str) -> None:
+        """Into the logs of a run, if the API gives its name at once; else into the worker's own."""
+        run = None
         with contextlib.suppress(httpx.HTTPError, OSError):
-            return (await api.states_of(self.client, [run_id])).get(run_id)
-        return None
+            run = (await _soon(api.states_of(self.client, [run_id]), SECONDS_FOR_WORDS)).get(run_id)
+        if run is not None:
+            self._tell_run(run, text)
+        else:
+            self._logger.warning("Flow run %s: %s", run_id, text)
 
     async def _watchdog(self) -> None:
         self._systemd.tell(WATCHDOG=1)
@@ -479,9 +515,8 @@ class KitWorker:
         return [run for run in self._held if run.id not in self._settling | self._unsure]
 
     async def _end_and_report(self, held: HeldRun, text: str) -> None:
-        if run := await self._known(held.id):
-            self._tell_run(run, text + " It is ended.")
         self._reasons[held.id] = text
+        await self._tell(held.id, text + " It is ended.")
         await self._end(held.id)
         # Until its end is known to the server; when that is away, the next worker of this name reports it.
         deadline = time.monotonic() + SECONDS_TO_TIDY_UP
@@ -527,7 +562,7 @@ class KitWorker:
             self._held.add(left)
             self._in_background(self._hold(left))
             return
-        if run is None or run.state.is_final() or run.state.is_scheduled() or run.state.is_paused():
+        if run is None or not api.is_under_way(run):
             return
         if run.labels.get("prefect.worker.name", self.name) != self.name:
             # Claimed by another worker at the very moment when this one wanted to.
@@ -564,6 +599,12 @@ class KitWorker:
 
     def _say_status(self) -> None:
         self._systemd.tell(STATUS=self._status())
+
+
+async def _soon(request: Coroutine[Any, Any, Any], seconds: float = SECONDS_FOR_A_REQUEST) -> Any:
+    """The answer to a request. Raises TimeoutError (an OSError) when it takes longer."""
+    async with asyncio.timeout(seconds):
+        return await request
 
 
 class _Told:
