@@ -255,6 +255,36 @@ def only_there(vps: Vps) -> Iterator[None]:
         vps.ssh(f"prefect-worker-resume {SERVERS_WORKER}")
 
 
+def test_a_release_goes_to_both_and_back(vps, other, provisioned, playbook, tmp_path, door):
+    """deploy.yml and rollback.yml: what the server names, every host has, and runs."""
+
+    def live() -> dict[str, Any]:
+        return door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+
+    def seen(run: str) -> dict[str, Any]:
+        return door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+
+    former = live()["version"]
+    flows = tmp_path / "flows"
+    shutil.copytree(ROOT / "flows", flows, ignore=shutil.ignore_patterns("__pycache__"))
+    (flows / "more.py").write_text('"""A new release."""\n')
+    done = playbook("deploy.yml", "-e", json.dumps({"flows_directory": str(flows)}))
+    assert done.hosts[other.name]["changed"] > 0
+    now = live()
+    assert now["version"] != former
+    assert "more.py" in other.ssh(f"ls /opt/prefect/flows/releases/{now['version']}").stdout
+    with only_there(vps):
+        run = door.post(f"/api/deployments/{now['id']}/create_flow_run", {}).raise_for_status().json()["id"]
+        until(
+            "a run of the new release there",
+            lambda: "" if seen(run)["state_name"] == "Completed" else str(seen(run)),
+            60,
+        )
+    assert seen(run)["labels"]["prefect.worker.name"] == "far-1"
+    playbook("rollback.yml")
+    assert live()["version"] == former
+
+
 def run_there(vps: Vps, runs: Runs, seconds: float, worker: str = "far-1", **more: Any) -> str:
     """A run that the other host has taken, and that takes so long; Running, or at its end when that is in a moment."""
     with only_there(vps):
@@ -324,29 +354,6 @@ def test_a_host_that_is_cut_off_for_longer_is_taken_for_dead_until_it_is_back(vp
 def test_it_takes_runs_again_after_a_reboot(vps, other, runs):
     other.reboot()
     run_there(vps, runs, 1)
-
-
-def test_a_release_goes_to_both_and_back(vps, other, runs, provisioned, playbook, tmp_path, door):
-    """deploy.yml and rollback.yml: what the server names, every host has, and runs."""
-
-    def live() -> dict[str, Any]:
-        return door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
-
-    former = live()["version"]
-    flows = tmp_path / "flows"
-    shutil.copytree(ROOT / "flows", flows, ignore=shutil.ignore_patterns("__pycache__"))
-    (flows / "more.py").write_text('"""A new release."""\n')
-    done = playbook("deploy.yml", "-e", json.dumps({"flows_directory": str(flows)}))
-    assert done.hosts[other.name]["changed"] > 0
-    now = live()
-    assert now["version"] != former
-    assert "more.py" in other.ssh(f"ls /opt/prefect/flows/releases/{now['version']}").stdout
-    with only_there(vps):
-        run = door.post(f"/api/deployments/{now['id']}/create_flow_run", {}).raise_for_status().json()["id"]
-        until("a run of the new release there", lambda: "" if runs.state(run) == "Completed" else runs.state(run), 60)
-    assert runs.worker(run) == "far-1"
-    playbook("rollback.yml")
-    assert live()["version"] == former
 
 
 # --- and gone ----------------------------------------------------------------------------------------------------
