@@ -50,9 +50,13 @@ def test_a_restart_waits_for_flow_runs_and_takes_no_new_ones(vps, runs):
     vps.ssh(f"systemctl restart --no-block {UNIT}")
     until("it is stopping", lambda: _unless(vps, "ActiveState", "deactivating"))
     second = runs.start(deployment, parameters={"seconds": 1})
-    assert "Stopping; up to" in vps.ssh(f"systemctl status {UNIT}", check=False).stdout
+    until("it says for how long", lambda: "" if "Stopping; up to" in _status(vps) else _status(vps), 5)
     assert runs.wait(first, "Completed")["run_count"] == 1
     assert runs.wait(second, "Completed")["start_time"] > runs.read(first)["end_time"]
+
+
+def _status(vps) -> str:
+    return vps.ssh(f"systemctl show --property StatusText --value {UNIT}").stdout
 
 
 def _unless(vps, name: str, value: str) -> str:

@@ -195,6 +195,19 @@ def test_which_runs_have_a_process(state, retry_type, has_a_process):
     assert is_under_way(run) == has_a_process
 
 
+def test_which_errors_say_that_the_api_failed():
+    import httpx
+    from prefect_kit_worker.api import is_away
+
+    def answer(code: int) -> httpx.HTTPStatusError:
+        return httpx.HTTPStatusError("", request=httpx.Request("GET", "http://x"), response=httpx.Response(code))
+
+    assert [is_away(answer(code)) for code in (500, 503, 404, 422, 401)] == [True, True, False, False, False]
+    assert is_away(httpx.ConnectError("refused")) and is_away(TimeoutError()) and is_away(httpx.ReadTimeout(""))
+    # An interpreter that is not there, a template that makes no sense: the run's own fault.
+    assert not (is_away(FileNotFoundError()) or is_away(ValueError()) or is_away(None))
+
+
 @pytest.mark.parametrize(
     ("command", "ours"),
     [

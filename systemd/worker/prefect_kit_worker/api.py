@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import httpx
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
@@ -44,6 +45,13 @@ def is_under_way(run: FlowRun) -> bool:
     if run.state.is_scheduled():
         return getattr(run.empirical_policy, "retry_type", None) == "in_process"
     return run.state.type in UNDER_WAY
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether an error says that the API failed, and not that it was asked for something wrong."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError))
 
 
 async def send_signs(client: PrefectClient, signs: dict[str, str], worker: str, pool: str) -> None:
@@ -88,11 +96,11 @@ async def subflows_under_way(client: PrefectClient, run_ids: Iterable[str]) -> l
         children = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents),
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*UNDER_WAY, StateType.SCHEDULED])),
             )
         )
         # Those of deployments have processes, and workers, of their own.
-        children = [run for run in children if run.deployment_id is None]
+        children = [run for run in children if run.deployment_id is None and is_under_way(run)]
         found += children
         parents = [run.id for run in children]
     return found

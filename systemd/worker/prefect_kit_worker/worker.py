@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -43,6 +44,8 @@ SECONDS_BETWEEN_SIGNS = 30
 SECONDS_FOR_A_REQUEST = 30
 #: Seconds that the end of a flow run waits for its name and its logs; it comes without them when the API is away.
 SECONDS_FOR_WORDS = 10
+#: Seconds until a run is due again that could not be started because the API failed.
+SECONDS_UNTIL_RUN_AGAIN = 5
 #: Seconds after which a run that somebody has claimed has its worker's name, however slow the server is.
 SECONDS_TO_NAME_A_CLAIM = 60
 #: Seconds between two looks for crashed runs that an event has not told of.
@@ -109,6 +112,8 @@ class KitWorker:
         # Whose process has ended, and whose end the server does not know yet; whose claim was not answered.
         self._settling: set[str] = set()
         self._unsure: set[str] = set()
+        # Which could not be started because the API failed, and how.
+        self._given_back: dict[str, str] = {}
         # Why a run was ended here, for its state.
         self._reasons: dict[str, str] = {}
         self._configurations: dict[str, Any] = {}
@@ -223,8 +228,8 @@ class KitWorker:
         try:
             state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
         except Abort as refusal:
+            # Maybe because a claim before this one, whose answer was lost, was heard: that is left to _settle_claim.
             self._logger.debug("Flow run %s is not for us: %s", flow_run.name, refusal)
-            self._unsure.discard(str(flow_run.id))
             return False
         except Exception as error:
             self._logger.warning("Whether flow run %s is claimed is not known yet: %s", flow_run.name, error)
@@ -247,6 +252,13 @@ class KitWorker:
                 await asyncio.sleep(2)
         await self._settle(run_id)
         return done
+
+    async def _propose_crashed_state(self, flow_run: FlowRun, message: str, client: Any = None) -> None:
+        """Prefect's own, but for a run that has no process yet because the API failed: that is given back (_settle)."""
+        if str(flow_run.id) not in self._configurations and api.is_away(sys.exception()):
+            self._given_back[str(flow_run.id)] = message
+            return
+        await super()._propose_crashed_state(flow_run, message, client)
 
     async def _settle(self, run_id: str) -> None:
         """The process has ended: let go when the server knows an end, however long it is away."""
@@ -272,6 +284,13 @@ class KitWorker:
         run = (await api.states_of(self.client, [run_id])).get(run_id)
         if run is None or run.labels.get("prefect.worker.name", self.name) != self.name:
             return
+        failure = self._given_back.get(run_id)
+        if failure is not None and run.state.is_pending():
+            text = f"The worker {self.name} could not start this flow run, because the API failed; it is run again. ({failure})"
+            # Not at once: the same may happen again.
+            later = datetime.now(UTC) + timedelta(seconds=SECONDS_UNTIL_RUN_AGAIN)
+            await api.set_state(self.client, run.id, Scheduled(scheduled_time=later, message=text))
+            return
         # Paused, suspended and rescheduled runs have no process, and go on later.
         if api.is_under_way(run):
             for inside in await api.subflows_under_way(self.client, [run_id]):
@@ -289,6 +308,7 @@ class KitWorker:
 
     def _let_go(self, run_id: str) -> None:
         self._active.discard(run_id)
+        self._given_back.pop(run_id, None)
         self._configurations.pop(run_id, None)
         self._over_before.discard(run_id)
         self._held.remove(run_id)
@@ -346,7 +366,7 @@ class KitWorker:
         await asyncio.sleep(max(0.0, self._signs_due - time.monotonic()))
         # Not those that are only about to be claimed: a refused claim would leave a window that nobody ends.
         runs = [run.id for run in self._under_way if run.id in self._active or run.infrastructure]
-        known = await _soon(api.states_of(self.client, [*runs, *self._unsure]))
+        known = await _soon(api.states_of(self.client, runs))
         living = [run_id for run_id in runs if run_id in known and not known[run_id].state.is_final()]
         inside = await _soon(api.subflows_under_way(self.client, living))
         sent = await self._send(dict.fromkeys([*living, *(str(run.id) for run in inside)], api.ALIVE))
@@ -359,11 +379,12 @@ class KitWorker:
         if self._ended:
             await self._send({})
         for run_id in list(self._unsure):
-            await self._settle_claim(run_id, known.get(run_id))
+            await self._settle_claim(run_id)
         await self._end_what_the_server_has_ended({run_id: known[run_id] for run_id in runs if run_id in known})
 
-    async def _settle_claim(self, run_id: str, run: FlowRun | None) -> None:
+    async def _settle_claim(self, run_id: str) -> None:
         """A claim whose answer was lost: give the run back when it was ours after all."""
+        run = (await _soon(api.states_of(self.client, [run_id]))).get(run_id)
         if self._is_in_hand(run_id):
             # It has been fetched again meanwhile.
             return
