@@ -257,6 +257,7 @@ def test_the_methods_that_are_extended_are_those_of_the_pinned_prefect():
         "_submit_run": ["self", "flow_run"],
         "_propose_pending_state": ["self", "flow_run"],
         "_submit_run_and_capture_errors": ["self", "flow_run", "task_status"],
+        "_propose_crashed_state": ["self", "flow_run", "message", "client"],
         "run": ["self", "flow_run", "configuration", "task_status"],
     }
     assert {name: list(inspect.signature(getattr(ProcessWorker, name)).parameters) for name in known} == known

@@ -3,7 +3,7 @@
 `KitWorker` goes before one of Prefect's worker classes. It extends these methods of Prefect 3.8.8, which
 tests/unit/test_worker_program.py finds again in the pinned version: get_and_submit_flow_runs, sync_with_backend,
 _initialize_after_sync, _submit_scheduled_flow_runs, _submit_run, _propose_pending_state,
-_submit_run_and_capture_errors, run.
+_submit_run_and_capture_errors, _propose_crashed_state, run.
 """
 
 from __future__ import annotations
