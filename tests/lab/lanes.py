@@ -8,10 +8,12 @@ holds that every file is in one lane.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Which lane pytest runs, when not the first with all files one after the other.
 VARIABLE = "PREFECT_LAB_LANE"
+#: A word that keeps the VPSs of one checkout apart from those of another on the same machine.
+SPACE = "PREFECT_LAB_SPACE"
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,6 @@ ORDER = tuple(file for lane in LANES for file in lane.files)
 
 def this_lane() -> Lane:
     """The lane that the environment names (1 or 2); the first, when it names none."""
-    return LANES[int(os.environ.get(VARIABLE, "1")) - 1]
+    lane = LANES[int(os.environ.get(VARIABLE, "1")) - 1]
+    space = os.environ.get(SPACE)
+    return replace(lane, vps=f"{lane.vps}-{space}", domain=f"{space}-{lane.domain}") if space else lane
