@@ -1,7 +1,8 @@
-"""Fixtures of the lab tests: engine and images, a VPS that site.yml has provisioned from nothing, its door.
+"""Fixtures of the lab tests: engine and images, a VPS that site.yml has provisioned from nothing, its public endpoint.
 
-With `--lab-keep` (or PREFECT_LAB_KEEP=1) the VPS stays after the session and the next one uses it again, for
-development; site.yml is then run at the start only when a file that it deploys has changed.
+The VPS is a copy of a snapshot (tests/lab/vps/provision.py), there in seconds. With `--lab-keep` (or PREFECT_LAB_KEEP=1)
+it stays after the session and the next one uses it again, for development; site.yml is then run at the start only when a
+file that it deploys has changed.
 """
 
 from __future__ import annotations
@@ -24,17 +25,13 @@ import testinfra
 import yaml
 from testinfra.host import Host
 
-from tests.lab.lanes import ORDER, this_lane
-from tests.lab.vps import engine, images, inventory
-from tests.lab.vps.playbook import REPOSITORY, PlaybookRun, run_playbook
-from tests.lab.vps.shell import cache_directory, step, write_whole
+from tests.lab.shards import ORDER, this_shard
+from tests.lab.vps import engine, images, inventory, provision
+from tests.lab.vps.playbook import PlaybookRun, run_playbook
+from tests.lab.vps.shell import LabError, cache_directory, step, write_whole
 from tests.lab.vps.vps import Vps
 
-NAME = this_lane().vps
-DOMAIN = this_lane().domain
-# What site.yml puts on a host; a change there makes a kept VPS be provisioned again.
-DEPLOYED = ("ansible", "backups", "caddy", "compose", "flows", "systemd")
-SECONDS_TO_PROVISION = 1800
+NAME = this_shard().vps
 
 Aloud = Callable[[str], AbstractContextManager[None]]
 
@@ -80,7 +77,7 @@ class Door:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files in the order of their lanes, others before them; within one, as they are written."""
+    """Run the files in the order of their shards, others before them; within one, as they are written."""
     items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
 
 
@@ -125,21 +122,48 @@ def inventory_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bare_vps(lab: images.LabImages, inventory_directory: Path, lab_keep: bool, aloud: Aloud) -> Iterator[Vps]:
-    """The main VPS with its inventory, before site.yml has run (unless it was kept from an earlier session)."""
+def vps(lab: images.LabImages, inventory_directory: Path, lab_keep: bool, aloud: Aloud) -> Iterator[Vps]:
+    """The main VPS, provisioned by site.yml: a copy of the snapshot, or the one that was kept."""
     vps = Vps(NAME)
-    if not lab_keep:
-        vps.down()
-    if vps.state == "absent":
-        shutil.rmtree(inventory_directory, ignore_errors=True)
-        inventory_directory.with_name(f"{NAME}-first-run.json").unlink(missing_ok=True)
-    with aloud(f"the VPS {NAME}"):
-        vps.up(domain=DOMAIN)
-    inventory.write(inventory_directory, vps, lab)
+    try:
+        with aloud(f"the VPS {NAME}"):
+            if lab_keep and vps.state != "absent":
+                bring_up_to_date(vps, inventory_directory, lab)
+            else:
+                vps.down()
+                source = provision.from_snapshot(vps, inventory_directory, lab)
+                note_run(inventory_directory, source.content, source.run)
+    except LabError as error:
+        # Hundreds of errors would say the same.
+        pytest.exit(str(error), returncode=1)
     yield vps
     if not lab_keep:
         vps.down()
         shutil.rmtree(inventory_directory, ignore_errors=True)
+        record_of(inventory_directory).unlink(missing_ok=True)
+
+
+def bring_up_to_date(vps: Vps, inventory_directory: Path, lab: images.LabImages) -> None:
+    """Start a kept VPS, and run site.yml there when a file that it deploys has changed."""
+    vps.up(domain=provision.DOMAIN)
+    inventory.write(inventory_directory, vps, lab)
+    content = provision.deployed_content(lab)
+    record = record_of(inventory_directory)
+    if record.exists() and json.loads(record.read_text())["content"] == content:
+        return
+    run = run_playbook(inventory_directory, "site.yml", timeout=provision.SECONDS_TO_PROVISION)
+    if run.returncode:
+        raise LabError(f"site.yml failed on {vps.name}:\n{run.stdout[-8000:]}", "read the end of its output above")
+    note_run(inventory_directory, content, asdict(run))
+
+
+def record_of(inventory_directory: Path) -> Path:
+    """Where it is noted with what content the main VPS was provisioned, and by which run of site.yml."""
+    return inventory_directory.with_name(f"{inventory_directory.name}-first-run.json")
+
+
+def note_run(inventory_directory: Path, content: str, run: dict[str, Any]) -> None:
+    write_whole(record_of(inventory_directory), json.dumps({"content": content, **run}))
 
 
 @pytest.fixture(scope="session")
@@ -160,27 +184,11 @@ def make_vps(lab: images.LabImages) -> Iterator[Callable[..., Vps]]:
 
 
 @pytest.fixture(scope="session")
-def first_run(bare_vps: Vps, inventory_directory: Path, aloud: Aloud) -> PlaybookRun:
+def first_run(vps: Vps, inventory_directory: Path) -> PlaybookRun:
     """The run of site.yml that provisioned the VPS, from nothing; of a kept VPS, the latest that changed it."""
-    record = inventory_directory.with_name(f"{NAME}-first-run.json")
-    content = images.content_hash(REPOSITORY / folder for folder in DEPLOYED)
-    if record.exists():
-        kept = json.loads(record.read_text())
-        if kept.pop("content") == content:
-            return PlaybookRun(**kept)
-    with aloud("ansible-playbook site.yml"):
-        run = run_playbook(inventory_directory, "site.yml", timeout=SECONDS_TO_PROVISION)
-    if run.returncode:
-        # Hundreds of errors would say the same.
-        pytest.exit(f"site.yml failed on the VPS {NAME}:\n{run.stdout[-8000:]}", returncode=1)
-    write_whole(record, json.dumps({"content": content, **asdict(run)}))
-    return run
-
-
-@pytest.fixture(scope="session")
-def vps(bare_vps: Vps, first_run: PlaybookRun) -> Vps:
-    """The main VPS, provisioned."""
-    return bare_vps
+    run = json.loads(record_of(inventory_directory).read_text())
+    del run["content"]
+    return PlaybookRun(**run)
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +207,7 @@ def host_of(vps: Vps) -> Host:
 
 
 @pytest.fixture(scope="session")
-def playbook(bare_vps: Vps, inventory_directory: Path) -> Callable[..., PlaybookRun]:
+def playbook(vps: Vps, inventory_directory: Path) -> Callable[..., PlaybookRun]:
     """`playbook("site.yml", *arguments)` runs ansible-playbook on the main VPS and fails the test when it fails.
 
     `check=False` gives a failed run back, `inventory=` takes another inventory, `timeout=` is in seconds.
@@ -210,7 +218,7 @@ def playbook(bare_vps: Vps, inventory_directory: Path) -> Callable[..., Playbook
         *arguments: str,
         check: bool = True,
         inventory: Path = inventory_directory,
-        timeout: float = SECONDS_TO_PROVISION,
+        timeout: float = provision.SECONDS_TO_PROVISION,
     ) -> PlaybookRun:
         run = run_playbook(inventory, name, *arguments, timeout=timeout)
         if check and run.returncode:
@@ -231,7 +239,7 @@ def list_tasks(playbook: Callable[..., PlaybookRun]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def inventory_variables(bare_vps: Vps, inventory_directory: Path) -> dict[str, Any]:
+def inventory_variables(vps: Vps, inventory_directory: Path) -> dict[str, Any]:
     """The settings of the main VPS's inventory."""
     return yaml.safe_load((inventory_directory / "group_vars" / "all.yml").read_text())
 
@@ -251,7 +259,7 @@ def inventory_secrets(vps: Vps, inventory_directory: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def door(vps: Vps, inventory_directory: Path) -> Door:
     """The way in to the provisioned Prefect."""
-    return Door(f"https://{DOMAIN}", inventory_directory)
+    return Door(f"https://{provision.DOMAIN}", inventory_directory)
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,9 @@ from cryptography.x509.oid import NameOID
 
 from tests.lab.vps.engine import docker
 from tests.lab.vps.images import IMAGES
+from tests.lab.vps.network import NETWORK
 from tests.lab.vps.playbook import PlaybookRun
-from tests.lab.vps.vps import NETWORK, Vps
+from tests.lab.vps.vps import Vps
 
 ACME_HOST = "acme.lab.test"
 ACME_CONTAINER = "prefect-lab-acme"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab import restores
-from tests.lab.conftest import DOMAIN, Aloud, Door
-from tests.lab.vps import images, inventory
+from tests.lab.conftest import Aloud, Door
+from tests.lab.vps import images, inventory, provision
 from tests.lab.vps.playbook import PlaybookRun, run_playbook
 from tests.lab.vps.shell import write_whole
 from tests.lab.vps.vps import Vps
@@ -158,7 +158,7 @@ def test_a_new_server_begins_where_the_lost_one_ended(
     shutil.copytree(inventory_directory / "recovery-kit", kit)
     shutil.rmtree(inventory_directory)
     vps.down()
-    vps.up(domain=DOMAIN)
+    vps.up(domain=provision.DOMAIN)
     # As RECOVERY.md says, but a lab VPS has its host key in a file of its own, which the inventory names.
     with aloud("site.yml -e prefect_restore_from=latest on a new VPS"):
         run = run_playbook(

@@ -9,36 +9,36 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab.vps import images, inventory, playbook, shell
-from tests.lab.vps import vps as lab
+from tests.lab.vps import images, inventory, machine, network, playbook, shell
+from tests.lab.vps.vps import Vps
 
 ALL = (1 << 41) - 1
 SYS_RESOURCE = 1 << 24
-HYBRID = lab.Cgroups("hybrid", Path("/sys/fs/cgroup/unified"))
-UNIFIED = lab.Cgroups("unified", Path("/sys/fs/cgroup"))
+HYBRID = machine.Cgroups("hybrid", Path("/sys/fs/cgroup/unified"))
+UNIFIED = machine.Cgroups("unified", Path("/sys/fs/cgroup"))
 
 
 # --- flags -----------------------------------------------------------------------------------------------------
 
 
 def test_capabilities_have_the_numbers_of_the_kernel() -> None:
-    assert lab.CAPABILITIES.index("SYS_ADMIN") == 21
-    assert lab.CAPABILITIES.index("SYS_RESOURCE") == 24
-    assert lab.CAPABILITIES.index("AUDIT_READ") == 37
+    assert machine.CAPABILITIES.index("SYS_ADMIN") == 21
+    assert machine.CAPABILITIES.index("SYS_RESOURCE") == 24
+    assert machine.CAPABILITIES.index("AUDIT_READ") == 37
 
 
 def test_only_what_the_bounding_set_has_is_added() -> None:
-    assert "SYS_RESOURCE" in lab.capabilities_in(ALL)
-    assert "SYS_RESOURCE" not in lab.capabilities_in(ALL & ~SYS_RESOURCE)
-    assert lab.capabilities_in(0b101) == ["CHOWN", "DAC_READ_SEARCH"]
+    assert "SYS_RESOURCE" in machine.capabilities_in(ALL)
+    assert "SYS_RESOURCE" not in machine.capabilities_in(ALL & ~SYS_RESOURCE)
+    assert machine.capabilities_in(0b101) == ["CHOWN", "DAC_READ_SEARCH"]
 
 
 def test_what_would_change_the_machine_is_never_added() -> None:
-    assert not {"SYS_MODULE", "SYS_TIME"} & set(lab.capabilities_in(ALL))
+    assert not {"SYS_MODULE", "SYS_TIME"} & set(machine.capabilities_in(ALL))
 
 
 def test_flags_on_a_hybrid_host_bind_a_cgroup_of_the_vps_alone() -> None:
-    flags = lab.security_flags(0b1, HYBRID, "one")
+    flags = machine.security_flags(0b1, HYBRID, "one")
     assert flags == [
         "--cap-drop=ALL",
         "--cap-add=CHOWN",
@@ -51,7 +51,7 @@ def test_flags_on_a_hybrid_host_bind_a_cgroup_of_the_vps_alone() -> None:
 
 
 def test_flags_on_a_pure_v2_host_ask_for_a_private_namespace() -> None:
-    flags = lab.security_flags(ALL, UNIFIED, "one")
+    flags = machine.security_flags(ALL, UNIFIED, "one")
     assert "--cgroupns=private" in flags
     assert "--privileged" not in flags
     assert not [flag for flag in flags if flag.startswith("--volume=")]
@@ -59,52 +59,53 @@ def test_flags_on_a_pure_v2_host_ask_for_a_private_namespace() -> None:
 
 def test_cgroup_layouts(tmp_path: Path) -> None:
     with pytest.raises(shell.LabError) as refusal:
-        lab.cgroup_layout(tmp_path)
+        machine.cgroup_layout(tmp_path)
     assert str(refusal.value) == (
         f'ERROR: "{tmp_path}" has no cgroup v2 hierarchy, and the systemd of Debian 13 needs one\n'
         f"HINT: mkdir -p {tmp_path}/unified && mount -t cgroup2 cgroup2 {tmp_path}/unified"
     )
     (tmp_path / "unified").mkdir()
     (tmp_path / "unified" / "cgroup.procs").touch()
-    assert lab.cgroup_layout(tmp_path) == lab.Cgroups("hybrid", tmp_path / "unified")
+    assert machine.cgroup_layout(tmp_path) == machine.Cgroups("hybrid", tmp_path / "unified")
     (tmp_path / "cgroup.controllers").touch()
-    assert lab.cgroup_layout(tmp_path) == lab.Cgroups("unified", tmp_path)
+    assert machine.cgroup_layout(tmp_path) == machine.Cgroups("unified", tmp_path)
 
 
 # --- network ---------------------------------------------------------------------------------------------------
 
 
 def test_a_subnet_collides_with_no_route() -> None:
-    assert lab.pick_subnet([]) == "10.213.80.0/24"
-    assert lab.pick_subnet(["0.0.0.0/0", "10.213.80.128/25", "10.213.81.7/24"]) == "10.213.82.0/24"
+    assert network.pick_subnet([]) == "10.213.80.0/24"
+    assert network.pick_subnet(["0.0.0.0/0", "10.213.80.128/25", "10.213.81.7/24"]) == "10.213.82.0/24"
     with pytest.raises(shell.LabError, match=r"no private /24 of 10\.213\.0\.0/16 is free"):
-        lab.pick_subnet(["10.0.0.0/8"])
+        network.pick_subnet(["10.0.0.0/8"])
 
 
 def test_addresses_leave_room_for_gateway_outsiders_and_name_server() -> None:
     subnet = ipaddress.IPv4Network("10.213.80.0/24")
-    assert lab.pick_address(subnet, []) == "10.213.80.10"
-    assert lab.pick_address(subnet, ["10.213.80.10", "10.213.80.12"]) == "10.213.80.11"
-    outsiders = ipaddress.IPv4Network((subnet.network_address, lab.OUTSIDERS_PREFIX))
-    assert subnet[lab.DNS_ADDRESS] not in outsiders
-    assert subnet[lab.FIRST_ADDRESS] not in outsiders
+    assert network.pick_address(subnet, []) == "10.213.80.10"
+    assert network.pick_address(subnet, ["10.213.80.10", "10.213.80.12"]) == "10.213.80.11"
+    outsiders = ipaddress.IPv4Network((subnet.network_address, network.OUTSIDERS_PREFIX))
+    assert subnet[network.DNS_ADDRESS] not in outsiders
+    assert subnet[network.FIRST_ADDRESS] not in outsiders
 
 
 def test_hosts_file_holds_one_marked_line_for_each_vps() -> None:
     before = "127.0.0.1 localhost\n"
-    one = lab.hosts_lines(before, "a", "10.0.0.1 a.lab.test")
-    both = lab.hosts_lines(one, "aa", "10.0.0.2 aa.lab.test")
+    one = network.hosts_lines(before, "a", "10.0.0.1 a.lab.test")
+    both = network.hosts_lines(one, "aa", "10.0.0.2 aa.lab.test")
     assert both == (
         "127.0.0.1 localhost\n10.0.0.1 a.lab.test # prefect-lab VPS a\n10.0.0.2 aa.lab.test # prefect-lab VPS aa\n"
     )
-    assert lab.hosts_lines(both, "aa", None) == one
-    assert lab.hosts_lines(one, "a", "10.0.0.3 a.lab.test").count("a.lab.test") == 1
-    assert lab.hosts_lines(one, "a", None) == before
+    assert network.hosts_lines(both, "aa", None) == one
+    assert network.hosts_lines(one, "a", "10.0.0.3 a.lab.test").count("a.lab.test") == 1
+    assert network.hosts_lines(one, "a", None) == before
+    assert network.hosts_without_lab(both) == before
 
 
 def test_a_bad_name_is_refused() -> None:
     with pytest.raises(shell.LabError) as refusal:
-        lab.Vps("Not_a_name")
+        Vps("Not_a_name")
     assert str(refusal.value) == (
         'ERROR: "Not_a_name" is no name for a VPS\nHINT: choose one that matches [a-z][a-z0-9-]{0,30}'
     )

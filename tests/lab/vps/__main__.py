@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     down = verb("down", "Remove the VPS and all that belongs to it.")
     down.add_argument("--all", action="store_true", help="every VPS, and the lab's network")
     down.add_argument("--engine", action="store_true", help="also stop the Docker engine, if the lab started it")
-    down.add_argument("--cache", action="store_true", help="with --all: also remove the lab's images and archives")
+    down.add_argument(
+        "--cache", action="store_true", help="with --all: also remove the lab's snapshots, images and archives"
+    )
     ssh = verbs.add_parser("ssh", help="Run a command on the VPS, or open a shell.")
     ssh.add_argument("name", help="the VPS")
     ssh.add_argument("command", nargs=argparse.REMAINDER, help="a shell command")

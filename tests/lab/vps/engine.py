@@ -112,6 +112,8 @@ def _start() -> None:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # Not where it was started from: what looks for processes of a checkout would find the engine.
+                cwd="/",
             )
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:

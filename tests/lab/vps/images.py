@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import snapshot
 from .engine import client, docker
 from .shell import LabError, apt_install, cache_directory, locked, run, say, step
 
@@ -258,7 +259,8 @@ def _listed() -> list[str]:
 
 
 def remove_all() -> None:
-    """Remove every image that the lab built and every archive in the cache: for after `down --all`."""
+    """Remove every snapshot, every image that the lab built and every archive: for after `down --all`."""
+    snapshot.remove_all()
     with locked("images"):
         for image in IMAGES.values():
             # One that somebody pulled has no label of ours.

@@ -2,214 +2,40 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
-import ipaddress
 import json
-import os
 import re
 import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from . import network
 from .engine import docker, start_engine
 from .images import LabImages, ensure_images
-from .shell import LabError, cache_directory, locked, run, say, step, write_whole
+from .machine import (
+    INIT,
+    bounding_set,
+    cgroup_layout,
+    container_name,
+    make_cgroup,
+    remove_cgroups,
+    security_flags,
+)
+from .shell import LabError, cache_directory, locked, run, step, write_whole
+from .snapshot import Snapshot, copy_volume
 
-NETWORK = "prefect-lab"
 LABEL = "prefect-lab.vps"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-HOSTS_FILE = Path("/etc/hosts")
-# Of the network's addresses the first eight are for its gateway and outsiders (Docker gives them out), one is the
-# name server's, and the VPSs have theirs from the tenth on.
-OUTSIDERS_PREFIX = 29
-DNS_ADDRESS = 9
-FIRST_ADDRESS = 10
-DNS_CONTAINER = "prefect-lab-dns"
 SECONDS_TO_BOOT = 90
 SECONDS_TO_SHUT_DOWN = 120
-
-# Capabilities by their number in the kernel (include/uapi/linux/capability.h). Its last three, PERFMON, BPF and
-# CHECKPOINT_RESTORE, are left out: Debian 12's engine does not know them, and SYS_ADMIN includes what they allow.
-CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
-    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
-    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ"
-).split()
-# The kernel's modules and clock are the machine's, not the VPS's: with these a playbook in the lab would change
-# them. Without them systemd skips the units that would (ConditionCapability=).
-WITHHELD = {"SYS_MODULE", "SYS_TIME"}
-
-# What runs before systemd, as PID 1 itself: `exec` keeps the process.
-# - Shared mounts, or systemd credentials (LoadCredential=) silently have no directory.
-# - Plain files where Docker mounts its own, so that the host's name can be changed, and a name server with an
-#   address: Docker's own (127.0.0.11) lives in packet filter rules that a firewall's reload takes away, and a
-#   Docker engine inside would not hand it on to its containers.
-# - A boot id of its own for each boot: the kernel's is the machine's, and a reboot would show nowhere.
-# - A writable cgroup tree that is this VPS's alone: on a hybrid host the bound directory is entered and made the
-#   root of a cgroup namespace of its own (or two VPSs would be each other's /system.slice); what an earlier boot
-#   left in it goes. On a pure v2 host docker mounts the container's own tree, read-only.
-INIT = """
-mount --make-rshared /
-for file in hostname hosts resolv.conf; do
-    content=$(cat /etc/$file)
-    umount /etc/$file
-    test -s /etc/$file || printf '%s\\n' "$content" > /etc/$file
-done
-printf 'nameserver %s\\n' "$LAB_DNS" > /etc/resolv.conf
-cat /proc/sys/kernel/random/uuid > /run/lab-boot-id
-mount --bind /run/lab-boot-id /proc/sys/kernel/random/boot_id
-if [ "$LAB_CGROUPS" = hybrid ]; then
-    find /sys/fs/cgroup -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null
-    echo $$ > /sys/fs/cgroup/cgroup.procs
-    exec env -u LAB_CGROUPS -u LAB_DNS unshare --cgroup /sbin/init
-fi
-mount -o remount,rw /sys/fs/cgroup
-exec env -u LAB_DNS /sbin/init
-"""
-
-
-@dataclass(frozen=True)
-class Cgroups:
-    """How this machine mounts its control groups: `layout` is unified or hybrid, `root` the v2 mount."""
-
-    layout: str
-    root: Path
-
-
-# --- decisions -------------------------------------------------------------------------------------------------
-
-
-def capabilities_in(bounding_set: int) -> list[str]:
-    """Capabilities of a bounding set (CapBnd of /proc/self/status, as a number) that a VPS gets."""
-    names = [name for number, name in enumerate(CAPABILITIES) if bounding_set >> number & 1]
-    return [name for name in names if name not in WITHHELD]
-
-
-def cgroup_layout(root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
-    """Find the v2 hierarchy. Raises LabError where there is none: systemd 257 refuses version 1."""
-    if (root / "cgroup.controllers").exists():
-        return Cgroups("unified", root)
-    if (root / "unified" / "cgroup.procs").exists():
-        return Cgroups("hybrid", root / "unified")
-    raise LabError(
-        f'"{root}" has no cgroup v2 hierarchy, and the systemd of Debian 13 needs one',
-        f"mkdir -p {root}/unified && mount -t cgroup2 cgroup2 {root}/unified",
-    )
-
-
-def security_flags(bounding_set: int, cgroups: Cgroups, name: str) -> list[str]:
-    """Flags of `docker create` that let systemd and a Docker engine run inside.
-
-    Not --privileged: it fails where the machine's bounding set lacks a capability, and would hand over devices.
-    """
-    flags = ["--cap-drop=ALL"]
-    flags += [f"--cap-add={capability}" for capability in capabilities_in(bounding_set)]
-    flags += ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
-    flags += ["--security-opt=systempaths=unconfined"]
-    if cgroups.layout == "hybrid":
-        flags += [f"--volume={cgroups.root}/{container_name(name)}:/sys/fs/cgroup:rw", "--env=LAB_CGROUPS=hybrid"]
-    else:
-        flags += ["--cgroupns=private"]
-    return flags
-
-
-def container_name(name: str) -> str:
-    """Name of a VPS's container; its volumes add what they hold."""
-    return f"prefect-lab-{name}"
 
 
 def volumes(name: str) -> dict[str, str]:
     """Volumes of a VPS and where they are mounted: overlay on overlay is refused, so the engine's data needs them."""
     container = container_name(name)
     return {f"{container}-docker": "/var/lib/docker", f"{container}-containerd": "/var/lib/containerd"}
-
-
-def pick_subnet(taken: Iterable[str]) -> str:
-    """A private /24 that overlaps none of the networks in `taken` (in CIDR notation, a default route left out)."""
-    used = [ipaddress.ip_network(cidr, strict=False) for cidr in taken]
-    used = [network for network in used if network.version == 4 and network.prefixlen]
-    for third in range(80, 256):
-        candidate = ipaddress.ip_network(f"10.213.{third}.0/24")
-        if not any(candidate.overlaps(network) for network in used):
-            return str(candidate)
-    raise LabError("no private /24 of 10.213.0.0/16 is free", "ip route; docker network ls")
-
-
-def pick_address(subnet: ipaddress.IPv4Network, taken: Iterable[str]) -> str:
-    """The lowest free address for a VPS. It is fixed for the VPS's life, so a reboot keeps it."""
-    used = set(taken)
-    for address in list(subnet.hosts())[FIRST_ADDRESS - 1 :]:
-        if str(address) not in used:
-            return str(address)
-    raise LabError(f'no address of "{subnet}" is free', "python3 -m tests.lab.vps down --all")
-
-
-def hosts_lines(text: str, name: str, entry: str | None) -> str:
-    """The text of /etc/hosts without the marked line of this VPS and, if `entry` is given, with it anew."""
-    mark = f"# prefect-lab VPS {name}"
-    lines = [line for line in text.splitlines() if not line.endswith(mark)]
-    if entry:
-        lines.append(f"{entry} {mark}")
-    return "\n".join(lines) + "\n"
-
-
-# --- what the machine has --------------------------------------------------------------------------------------
-
-
-def _bounding_set() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"^CapBnd:\s*([0-9a-f]+)$", status, re.MULTILINE).group(1), 16)
-
-
-def _routes() -> list[str]:
-    """The machine's IPv4 routes in CIDR notation."""
-    found = []
-    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
-        fields = line.split()
-        destination, mask = (int.from_bytes(bytes.fromhex(fields[i]), "little") for i in (1, 7))
-        found.append(f"{ipaddress.ip_address(destination)}/{ipaddress.ip_address(mask)}")
-    return found
-
-
-def _ensure_network(images: LabImages) -> ipaddress.IPv4Network:
-    """Make the lab's network and its name server if they are not there. The caller holds the lock "addresses"."""
-    template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}"
-    found = docker("network", "inspect", "--format", template, NETWORK, check=False)
-    subnet = ipaddress.IPv4Network(found.stdout.strip() if found.returncode == 0 else pick_subnet(_routes()))
-    if found.returncode:
-        docker(
-            "network", "create", "--label=prefect-lab", f"--subnet={subnet}",
-            f"--ip-range={subnet.network_address}/{OUTSIDERS_PREFIX}", NETWORK,
-        )  # fmt: skip
-    running = docker("container", "inspect", "--format", "{{.State.Running}}", DNS_CONTAINER, check=False)
-    if running.stdout.strip() != "true":
-        docker("rm", "--force", DNS_CONTAINER, check=False)
-        # It asks Docker's own name server, which knows the VPSs and, for the rest, asks what this machine asks.
-        # Nothing is cached: a new VPS may have an old one's name.
-        docker(
-            "run", "--detach", "--restart=unless-stopped", "--label=prefect-lab", f"--name={DNS_CONTAINER}",
-            f"--network={NETWORK}", f"--ip={subnet[DNS_ADDRESS]}", images.outsider,
-            "dnsmasq", "--keep-in-foreground", "--user=root", "--no-hosts", "--no-resolv", "--cache-size=0",
-            "--server=127.0.0.11",
-        )  # fmt: skip
-    return subnet
-
-
-def _remove_network() -> None:
-    """Remove the lab's network and what else is on it, unless a VPS is left."""
-    with locked("addresses"):
-        if all_vps():
-            return
-        for container in docker("ps", "--all", "--quiet", "--filter=label=prefect-lab").stdout.split():
-            docker("rm", "--force", "--volumes", container)
-        if docker("network", "inspect", NETWORK, check=False).returncode == 0:
-            docker("network", "rm", NETWORK)
 
 
 def _ensure_key() -> Path:
@@ -223,26 +49,6 @@ def _ensure_key() -> Path:
             Path(f"{temporary}.pub").rename(f"{key}.pub")
             temporary.rename(key)
     return key
-
-
-def _edit_hosts_file(name: str, entry: str | None) -> None:
-    """Keep this VPS's line in /etc/hosts. In place: the file is a bind mount in some sandboxes."""
-    before = HOSTS_FILE.read_text()
-    if hosts_lines(before, name, entry) == before:
-        return
-    if not os.access(HOSTS_FILE, os.W_OK):
-        if entry:
-            say(f'HINT: this user may not write {HOSTS_FILE}; add there: "{entry}"')
-        return
-    with HOSTS_FILE.open("r+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        after = hosts_lines(stream.read(), name, entry)
-        stream.seek(0)
-        stream.write(after)
-        stream.truncate()
-
-
-# --- the VPS ---------------------------------------------------------------------------------------------------
 
 
 class Vps:
@@ -288,11 +94,12 @@ class Vps:
 
     # -- life
 
-    def up(self, domain: str | None = None) -> LabImages:
+    def up(self, domain: str | None = None, source: Snapshot | None = None) -> LabImages:
         """Make the VPS, or start the one that is there, and wait until it can be used; gives the lab's images.
 
-        With a domain, this machine and the lab's network resolve that name to the VPS. The engine is started and
-        the images are built first where need be. Raises LabError.
+        With a domain, this machine and the lab's network resolve that name to the VPS. With a snapshot, a VPS that
+        is made is a copy of the one that was kept there. The engine is started and the images are built first where
+        need be. Raises LabError.
         """
         start_engine()
         images = ensure_images()
@@ -300,53 +107,55 @@ class Vps:
             _ensure_key()
             if self.state == "absent":
                 with step(f"creating the VPS {self.name}"):
-                    self._create(images, domain)
+                    self._create(images, domain, source)
             elif domain is not None and domain != self.domain:
                 raise LabError(
                     f'the VPS "{self.name}" was made with the domain "{self.domain}", not "{domain}"',
                     f"python3 -m tests.lab.vps down {self.name}",
                 )
             with locked("addresses"):
-                _ensure_network(images)
+                network.ensure_network(images)
             if self.state != "running":
-                _make_cgroup(self.container)
+                make_cgroup(self.container)
                 docker("start", self.container)
-            _edit_hosts_file(self.name, f"{self.address} {self.domain}" if self.domain else None)
+            network.edit_hosts_file(self.name, f"{self.address} {self.domain}" if self.domain else None)
             with step(f"waiting for {self.name} at {self.address}"):
                 self.wait()
         return images
 
-    def _create(self, images: LabImages, domain: str | None) -> None:
+    def _create(self, images: LabImages, domain: str | None, source: Snapshot | None) -> None:
         """Create the container under another name, and give it its own name when it is whole."""
         half_made = f"{self.container}.new"
         docker("rm", "--force", half_made, check=False)
-        for volume in volumes(self.name):
+        for volume, path in volumes(self.name).items():
             # What an interrupted or vanished VPS left there is no part of a new one.
             docker("volume", "rm", volume, check=False)
             docker("volume", "create", f"--label={LABEL}={self.name}", volume)
+            if source:
+                copy_volume(source.volume(path), volume, images.outsider)
         with locked("addresses"):
-            subnet = _ensure_network(images)
-            others = all_vps()
+            subnet = network.ensure_network(images)
+            others = all_vps(network.NETWORK)
             for other in others:
                 if domain and other.domain == domain:
                     raise LabError(
                         f'the domain "{domain}" is that of the VPS "{other.name}"',
                         f"python3 -m tests.lab.vps down {other.name}",
                     )
-            address = pick_address(subnet, [other.address for other in others])
+            address = network.pick_address(subnet, [other.address for other in others])
             names = [self.name, domain] if domain else [self.name]
             docker(
                 "create", f"--name={half_made}", f"--hostname={self.name}",
                 f"--label={LABEL}={self.name}", f"--label={LABEL}.address={address}",
-                f"--label={LABEL}.domain={domain or ''}",
-                f"--network={NETWORK}", f"--ip={address}", *(f"--network-alias={alias}" for alias in names),
+                f"--label={LABEL}.domain={domain or ''}", f"--label={LABEL}.network={network.NETWORK}",
+                f"--network={network.NETWORK}", f"--ip={address}", *(f"--network-alias={alias}" for alias in names),
                 "--tmpfs=/run:exec,mode=755", "--tmpfs=/run/lock", "--env=container=docker",
-                f"--env=LAB_DNS={subnet[DNS_ADDRESS]}",
+                f"--env=LAB_DNS={subnet[network.DNS_ADDRESS]}",
                 # `systemctl reboot` inside ends the container, and this starts it again.
                 "--restart=on-failure", "--stop-signal=SIGRTMIN+3", f"--stop-timeout={SECONDS_TO_SHUT_DOWN}",
-                *security_flags(_bounding_set(), cgroup_layout(), self.name),
+                *security_flags(bounding_set(), cgroup_layout(), self.name),
                 *(f"--volume={volume}:{path}" for volume, path in volumes(self.name).items()),
-                images.vps, "/bin/sh", "-c", INIT,
+                source.image if source else images.vps, "/bin/sh", "-c", INIT,
             )  # fmt: skip
             self._give_identity(half_made, address)
             docker("rename", half_made, self.container)
@@ -425,11 +234,13 @@ class Vps:
                 docker("rm", "--force", "--volumes", container, check=False)
             for volume in volumes(self.name):
                 docker("volume", "rm", "--force", volume)
-            _remove_cgroups(self.container)
-            _edit_hosts_file(self.name, None)
+            remove_cgroups(self.container)
+            network.edit_hosts_file(self.name, None)
             self.known_hosts.unlink(missing_ok=True)
             self._cut_file.unlink(missing_ok=True)
-        _remove_network()
+        with locked("addresses"):
+            if not all_vps(network.NETWORK):
+                network.remove_network()
 
     # -- reaching it
 
@@ -471,62 +282,40 @@ class Vps:
     def cut(self) -> None:
         """Cut the VPS off: its cable leads nowhere, while its interface and its address stay as they are."""
         peer = int(self.ssh("cat /sys/class/net/eth0/iflink").stdout)
-        links = json.loads(_on_host_network(self.image, "ip", "-json", "link", "show"))
+        links = json.loads(network.on_host_network(self.image, "ip", "-json", "link", "show"))
         link = next(link for link in links if link["ifindex"] == peer)
         write_whole(self._cut_file, json.dumps({"port": link["ifname"], "bridge": link["master"]}))
-        _on_host_network(self.image, "ip", "link", "set", "dev", link["ifname"], "nomaster")
+        network.on_host_network(self.image, "ip", "link", "set", "dev", link["ifname"], "nomaster")
 
     def heal(self) -> None:
         """Undo `cut`. Nothing happens when the VPS is not cut off."""
         if not self._cut_file.exists():
             return
         cut = json.loads(self._cut_file.read_text())
-        links = json.loads(_on_host_network(self.image, "ip", "-json", "link", "show"))
+        links = json.loads(network.on_host_network(self.image, "ip", "-json", "link", "show"))
         # After a reboot the VPS has a new cable, which is plugged in.
         if cut["port"] in [link["ifname"] for link in links]:
-            _on_host_network(self.image, "ip", "link", "set", "dev", cut["port"], "master", cut["bridge"])
+            network.on_host_network(self.image, "ip", "link", "set", "dev", cut["port"], "master", cut["bridge"])
         self._cut_file.unlink()
 
     def outsider(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command (nmap, curl, python3 are there) in a stranger's container on the lab's network."""
-        image = docker("container", "inspect", "--format", "{{.Config.Image}}", DNS_CONTAINER).stdout.strip()
-        return docker("run", "--rm", "--label=prefect-lab", f"--network={NETWORK}", image, *command, check=check)
+        return network.outsider(*command, check=check)
 
 
-def _on_host_network(image: str, *command: str) -> str:
-    """Run a command in the machine's own network, with the rights and the tools of a container."""
-    options = ["--rm", "--label=prefect-lab", "--network=host", "--cap-add=NET_ADMIN"]
-    return docker("run", *options, image, *command).stdout
-
-
-def _make_cgroup(directory: str) -> None:
-    """On a hybrid host, the control group that is bound into a VPS: it is gone when the machine has rebooted."""
-    cgroups = cgroup_layout()
-    if cgroups.layout == "hybrid" and os.access(cgroups.root, os.W_OK):
-        (cgroups.root / directory).mkdir(exist_ok=True)
-
-
-def _remove_cgroups(directory: str) -> None:
-    """Remove the empty control groups that a VPS leaves on a hybrid host."""
-    cgroups = cgroup_layout()
-    if cgroups.layout == "hybrid":
-        tree = cgroups.root / directory
-        for path in sorted((path for path in tree.rglob("*") if path.is_dir()), reverse=True):
-            path.rmdir()
-        if tree.is_dir():
-            tree.rmdir()
-
-
-def all_vps() -> list[Vps]:
-    """Every VPS of the lab on this machine, by name."""
-    found = docker("ps", "--all", f"--filter=label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}')
+def all_vps(of_network: str | None = None) -> list[Vps]:
+    """Every VPS of the lab on this machine, or on one network, by name."""
+    filters = [f"--filter=label={LABEL}", *([f"--filter=label={LABEL}.network={of_network}"] if of_network else [])]
+    found = docker("ps", "--all", *filters, "--format", f'{{{{.Label "{LABEL}"}}}}')
     return [Vps(name) for name in sorted(set(found.stdout.split()))]
 
 
 def down_all() -> None:
-    """Remove every VPS, what an interrupted run left of one, and the network with all that is on it."""
+    """Remove every VPS, what an interrupted run left of one, and the networks with all that is on them."""
     found = docker("volume", "ls", f"--filter=label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}')
     for name in sorted({*(vps.name for vps in all_vps()), *found.stdout.split()}):
         with step(f"removing the VPS {name}"):
             Vps(name).down()
-    _remove_network()
+    with locked("addresses"):
+        for name in network.all_networks():
+            network.remove_network(name)

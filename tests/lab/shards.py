@@ -1,0 +1,68 @@
+"""The order of the lab's test files, and which of them run side by side.
+
+Much of what the lab does is waiting, so `./scripts/test` runs several shards at a time. Each has a main VPS made from the
+same snapshot, on a network and with a hosts file of its own, so a file may be in any shard; where it stands only balances
+the time that they take. tests/unit/test_shards.py holds that every file is in one shard.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+#: Which shard pytest runs, when not the first.
+VARIABLE = "PREFECT_LAB_SHARD"
+#: A word that keeps the VPSs of one checkout apart from those of another on the same machine.
+SPACE = "PREFECT_LAB_SPACE"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Names of its main VPS and of its network."""
+
+    vps: str
+    network: str
+
+
+FILES = (
+    # The first file makes the snapshot, while the second shard begins with what needs none.
+    (
+        "test_provision",
+        "test_host",
+        "test_stack",
+        "test_workers",
+        "test_door",
+        "test_clients",
+        "test_browser",
+        "test_flows",
+        "test_releases",
+        "test_docker_pool",
+        "test_tls_modes",
+        "test_worker_hosts",
+    ),
+    (
+        "test_preflight",
+        "test_resilience",
+        "test_worker_life",
+        "test_backups",
+        "test_backups_faults",
+        "test_restore_refusals",
+        "test_restore",
+        "test_restore_deaths",
+        # After the loss its VPS is of no use to anybody else.
+        "test_total_loss",
+        "test_demo",
+    ),
+)
+ORDER = tuple(file for files in FILES for file in files)
+
+
+def shard(number: int, space: str = "") -> Shard:
+    """The shard of this number, from 1; with the word that sets a checkout apart."""
+    more = f"-{space}" if space else ""
+    return Shard(vps=f"tests-{number}{more}", network=f"prefect-lab-{number}{more}")
+
+
+def this_shard() -> Shard:
+    """The shard that the environment names; the first, when it names none."""
+    return shard(int(os.environ.get(VARIABLE, "1")), os.environ.get(SPACE, ""))
