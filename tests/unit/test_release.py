@@ -138,6 +138,8 @@ def test_a_directory_that_is_no_release(flows):
 
 def test_the_flows_of_the_kit_are_a_release():
     assert "smoke.py" in release.release_files(str(ROOT / "flows"))
+    assert not [name for name in release.release_files(str(ROOT / "flows")) if name.startswith("template")]
+    assert release.prefect_release_left_out(str(ROOT / "flows")) == ["template"]
     assert name(ROOT / "flows")
 
 
