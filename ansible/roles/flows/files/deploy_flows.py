@@ -452,7 +452,7 @@ def main() -> int:
         done = re.findall(r"Deployment '(.+?)' successfully\s+created", words.replace("│", " "))
         print(f"{len(done)} of {len(entries)} deployments made.")
         if code:
-            error(reason_of(words))
+            error(reason_of(words) or f"prefect deploy ended with {code}")
             return code
         for name in planned.removed:
             with contextlib.suppress(ObjectNotFound):
