@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,56 @@ LEFT_OUT = {
 }
 
 
+def link_problem(link: Path, root: Path) -> str:
+    """Why a link cannot be followed into a release; empty when it can."""
+    name, target = link.relative_to(root).as_posix(), link.readlink()
+    try:
+        end = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a ring of links, up to Python 3.12
+        return f'"{name}" is a link to "{target}", which is not there'
+    if not end.is_relative_to(root.resolve()):
+        return f'"{name}" is a link to "{target}", outside: put what it leads to into the directory itself'
+    if end in link.parent.resolve().parents or end == link.parent.resolve():
+        return f'"{name}" is a link to "{target}", a directory that it lies in itself'
+    if end.is_file() and target.is_absolute():
+        return f'"{name}" is a link to "{target}", which will not be there on the server: make it a relative one'
+    return ""
+
+
+def walk(directory: Path, root: Path, left_out: list[str], problems: list[str]) -> Iterator[str]:
+    """The files below `directory` as paths relative to `root`, through links to directories too.
+
+    Appends to `left_out` the directories that are projects of their own (with a prefect.yaml), and to `problems` the
+    links that cannot be followed.
+    """
+    for path in sorted(directory.iterdir()):
+        name = path.relative_to(root).as_posix()
+        if path.name in LEFT_OUT:
+            continue
+        if path.is_symlink() and (problem := link_problem(path, root)):
+            problems.append(problem)
+        elif path.is_file():
+            yield name
+        elif path.is_dir() and (path / "prefect.yaml").is_file():
+            left_out.append(name)
+        elif path.is_dir():
+            yield from walk(path, root, left_out, problems)
+
+
 def release_files(directory: str) -> list[str]:
     """Paths, relative to `directory` and sorted, of the files that make a release."""
-    root = Path(directory)
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.is_file() and not LEFT_OUT & set(path.relative_to(root).parts)
-    )
+    return sorted(walk(Path(directory), Path(directory), [], []))
+
+
+def prefect_release_left_out(directory: str) -> list[str]:
+    """Directories below `directory` that are no part of the release, since they have a prefect.yaml of their own."""
+    left_out: list[str] = []
+    list(walk(Path(directory), Path(directory), left_out, []))
+    return left_out
 
 
 def prefect_release(directory: str) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of names and contents of the files of a release.
+    """Twelve hexadecimal digits of the SHA-256 of names, contents and executable bits of the files of a release.
 
     Raises:
         FileNotFoundError: the directory has no requirements.txt.
@@ -49,8 +87,9 @@ def prefect_release(directory: str) -> str:
     digest = hashlib.sha256()
     for name in release_files(directory):
         content = (root / name).read_bytes()
+        executable = "x" if (root / name).stat().st_mode & 0o111 else ""
         # With lengths, so that no two different directories give the same stream.
-        digest.update(f"{len(name)}:{name}:{len(content)}:".encode() + content)
+        digest.update(f"{executable}{len(name)}:{name}:{len(content)}:".encode() + content)
     return digest.hexdigest()[:12]
 
 
@@ -63,7 +102,7 @@ def lock_problems(lock: str) -> list[str]:
         more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
         return [
             f'requirements.txt has no hashes for "{bare[0]}"{more}. '
-            "Make it with: uv pip compile --universal --generate-hashes requirements.in -o requirements.txt"
+            "Make it with: scripts/lock DIRECTORY, from a requirements.in"
         ]
     if not any(re.match(r"prefect\s*(\[[^]]*\]\s*)?==", line, re.IGNORECASE) for line in wanted):
         return ["requirements.txt does not name prefect, which runs the flows"]
@@ -91,8 +130,11 @@ def prefect_release_problems(directory: str) -> list[str]:
             problems.append(f"its prefect.yaml is no YAML: {' '.join(str(error).split())}")
     lock = root / "requirements.txt"
     problems += (
-        lock_problems(lock.read_text()) if lock.is_file() else ["it has no requirements.txt (a lock with hashes)"]
+        lock_problems(lock.read_text())
+        if lock.is_file()
+        else ["it has no requirements.txt (a lock with hashes): scripts/lock DIRECTORY makes it from a requirements.in"]
     )
+    list(walk(root, root, [], problems))
     return problems
 
 
@@ -190,6 +232,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "prefect_release": prefect_release,
+            "prefect_release_left_out": prefect_release_left_out,
             "prefect_release_problems": prefect_release_problems,
             "prefect_deployments_changed": prefect_deployments_changed,
             "prefect_history": prefect_history,

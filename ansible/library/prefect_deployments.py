@@ -5,20 +5,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: prefect_deployments
-short_description: Deployments whose code lies under a directory
+short_description: Deployments that a deploy of this kit has made
 description:
-  - Lists the deployments whose code lies under O(directory), that is, those that the playbook made.
-  - With O(delete_other_than), deletes those that are not of this version (they are gone from prefect.yaml).
+  - Lists the deployments that the playbook has made (files/deploy_flows.py of the role flows marks them), and the
+    releases that any deployment needs. Changes nothing.
   - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
     API_ARGUMENTS in module_utils/prefect_api.py.
 options:
   directory:
-    description: Directory on the workers' hosts; deployments that work below it are meant.
+    description: Directory of the releases on the workers' hosts.
     type: str
     required: true
-  delete_other_than:
-    description: Version of the deployments that stay; unset deletes none.
-    type: str
 author:
   - the prefect self-hosting kit
 """
@@ -34,15 +31,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 deployments:
-  description: Name (flow/deployment) and version of each deployment that is left.
+  description: Name (flow/deployment) of each deployment that the kit has made, and the release that it points to.
   type: dict
   returned: always
 releases:
-  description: Names of the releases that a deployment that is left needs, whoever made it.
-  type: list
-  returned: always
-deleted:
-  description: Names of the deployments that were deleted.
+  description: Names of the releases that a deployment needs, whoever made it.
   type: list
   returned: always
 """
@@ -56,15 +49,30 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.prefect_api import API_ARGUMENTS, PrefectApi  # noqa: E402
 
 
-def lies_under(deployment: dict[str, Any], directory: str) -> bool:
-    """Whether a run of the deployment works in a directory below `directory`.
+def release_of(deployment: dict[str, Any], directory: str) -> str | None:
+    """The release below `directory` that a run of the deployment works in.
 
-    The path stands in its job variables (RELEASE_DIRECTORY), or in a pull step.
+    Its path stands in the job variables (RELEASE_DIRECTORY), or in a pull step.
     """
     paths = [((deployment.get("job_variables") or {}).get("env") or {}).get("RELEASE_DIRECTORY")]
     for step in deployment.get("pull_steps") or []:
         paths += [values.get("directory") for values in step.values() if isinstance(values, dict)]
-    return any(isinstance(path, str) and path.startswith(directory.rstrip("/") + "/") for path in paths)
+    for path in paths:
+        if isinstance(path, str) and path.startswith(directory.rstrip("/") + "/"):
+            return path.removeprefix(directory.rstrip("/") + "/").split("/")[0]
+    return None
+
+
+def is_marked(deployment: dict[str, Any], name: str, directory: str) -> bool:
+    """Whether a deploy of the kit has made the deployment; `name` is its full one.
+
+    The mark stands in its job variables. Earlier versions of the kit gave the release's name as version instead.
+    """
+    mark = ((deployment.get("job_variables") or {}).get("env") or {}).get("RELEASE_DEPLOYMENT")
+    if mark is not None:
+        return bool(mark == name)
+    release = release_of(deployment, directory)
+    return release is not None and release == deployment.get("version")
 
 
 def releases_named(deployment: dict[str, Any], directory: str) -> set[str]:
@@ -75,33 +83,20 @@ def releases_named(deployment: dict[str, Any], directory: str) -> set[str]:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            **API_ARGUMENTS,
-            "directory": {"type": "str", "required": True},
-            "delete_other_than": {"type": "str"},
-        },
+        argument_spec={**API_ARGUMENTS, "directory": {"type": "str", "required": True}},
         supports_check_mode=True,
     )
     api = PrefectApi(module)
-    keep = module.params["delete_other_than"]
+    directory = module.params["directory"]
     flows = {flow["id"]: flow["name"] for flow in api.filter("/flows/filter", {})}
-    left: dict[str, str | None] = {}
+    made: dict[str, str | None] = {}
     releases: set[str] = set()
-    deleted = []
     for deployment in api.filter("/deployments/filter", {}):
-        named = releases_named(deployment, module.params["directory"])
-        if not lies_under(deployment, module.params["directory"]):
-            releases |= named
-            continue
-        name = f"{flows[deployment['flow_id']]}/{deployment['name']}"
-        if keep is None or deployment["version"] == keep:
-            left[name] = deployment["version"]
-            releases |= named
-            continue
-        deleted.append(name)
-        if not module.check_mode:
-            api.call("DELETE", f"/deployments/{deployment['id']}", accept=(404,))
-    module.exit_json(changed=bool(deleted), deployments=left, deleted=sorted(deleted), releases=sorted(releases))
+        name = f"{flows.get(deployment['flow_id'])}/{deployment['name']}"
+        releases |= releases_named(deployment, directory)
+        if is_marked(deployment, name, directory):
+            made[name] = release_of(deployment, directory)
+    module.exit_json(changed=False, deployments=made, releases=sorted(releases))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ module: prefect_git_export
 short_description: The files of one commit, without git's own
 description:
   - Fetches O(ref) of O(repository), and unpacks the files of that commit below O(dest), as C(git archive) gives them;
-    submodules are left out. It never asks for a password.
+    submodules are left out, and named. It never asks for a password.
   - Not M(ansible.builtin.git), which gives a working copy, and for a ref that is not there the words of git.
 options:
   repository:
@@ -44,6 +44,10 @@ subject:
   description: The first line of its message.
   type: str
   returned: always
+submodules:
+  description: Paths of its submodules, which are left out.
+  type: list
+  returned: always
 """
 
 import posixpath  # noqa: E402
@@ -55,18 +59,35 @@ from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
-# A password in an address: everybody on this machine would read it in the list of processes.
-PASSWORD = re.compile(r"^[a-z][a-z0-9+.-]*://[^/@]*:[^/@]+@", re.IGNORECASE)
+# An account in an address, of which a token or a password is part more often than not: everybody on this machine would
+# read it in the list of processes, and everybody on the server in the history of releases.
+ACCOUNT = re.compile(r"://[^/?#]*@")
+# ssh needs a user, and gets its key elsewhere.
+SSH_ACCOUNT = re.compile(r"^\s*(git\+)?ssh://[^/@:]+@", re.IGNORECASE)
+# user:password@host:path, as if it were ssh's short form.
+SHORT_PASSWORD = re.compile(r"^\s*[^/@:\s]+:[^/@]+@")
+QUERY = re.compile(r"[?&][^=&]*(token|password|passwd|secret|key)[^=&]*=", re.IGNORECASE)
 EVERYTHING = "+refs/*:refs/kit/*"
+
+
+def has_credential(repository: str) -> bool:
+    """Whether an address carries something that only its owner should know."""
+    if SHORT_PASSWORD.search(repository) or QUERY.search(repository):
+        return True
+    return bool(ACCOUNT.search(repository)) and not SSH_ACCOUNT.match(repository)
 
 
 def refusal(repository: str, ref: str) -> str | None:
     """Why git must not even be asked, or None."""
-    if PASSWORD.match(repository):
-        shown = re.sub(r"//[^/@]*@", "//***@", repository)
+    if has_credential(repository):
+        shown = re.sub(
+            r"\?.*", "?***", re.sub(r"^\s*[^/@:\s]+:[^/@]+@", "***@", re.sub(r"//[^/]*@", "//***@", repository))
+        )
         return (
-            f'Refusing to use "{shown}": it has a password in it, which would be seen in the list of processes. '
-            "Use ssh, or one of git's credential helpers (git help credentials)."
+            f'Refusing to use "{shown}": it has an account or a credential in it, which would be seen in the list of '
+            "processes, in what the playbook prints and on the server. Use ssh (git@HOST:PATH) with a key, or give it to "
+            "git on this machine: git config --global credential.helper store, then git ls-remote with the address "
+            "without it, which asks for it once."
         )
     if repository.startswith("-") or not repository.strip():
         return f'"{repository}" is no address of a git repository'
@@ -134,12 +155,14 @@ def main() -> None:
         if not commit:
             module.fail_json(msg=f'"{repository}" has no branch, tag or commit "{ref}"')
         _, subject, _ = module.run_command([*git, "log", "-1", "--format=%s", commit], check_rc=True)
+        _, tree, _ = module.run_command([*git, "ls-tree", "-r", "-z", commit], check_rc=True)
+        submodules = [line.split("\t", 1)[1] for line in tree.split("\0") if line.startswith("160000 ")]
         archive = Path(work) / "files.tar"
         module.run_command([*git, "archive", "--format", "tar", "--output", str(archive), commit], check_rc=True)
         unpack(module, archive, dest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    module.exit_json(changed=False, commit=commit, subject=subject.strip())
+    module.exit_json(changed=False, commit=commit, subject=subject.strip(), submodules=submodules)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,8 @@ def settings(flows) -> tuple[str, str]:
                 ],
                 "flows_pool": "general",
                 "flows_directory": str(flows),
+                # In the place of the kit's own flows.
+                "flows_remove_deployments": True,
             }
         ),
     )
@@ -326,7 +328,7 @@ def test_it_goes_as_it_came(runs, playbook, host, door):
     deployment = runs.deployment()
     last = runs.start(seconds=20)
     assert runs.wait(last, "Running") == "Running"
-    playbook("site.yml", *TAGS)
+    playbook("site.yml", *TAGS, "--extra-vars", "flows_remove_deployments=true")
     # Its worker, and the account, were there to the end.
     assert runs.state(last) == "Completed"
     door.delete(f"/api/deployments/{deployment['id']}")

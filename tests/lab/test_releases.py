@@ -77,13 +77,12 @@ class Repository:
     def commit(self, version: str, more: Sequence[dict[str, Any]] = (), **changes: Any) -> str:
         """Write the flow, with a tag of the version's name, and commit it; gives the commit.
 
-        `changes` are made to its deployment; `more` deployments follow it, with changes of their own.
+        Its prefect.yaml is a plain one, without a line that only the kit knows. `changes` are made to its deployment;
+        `more` deployments follow it, with changes of their own.
         """
-        definition = yaml.safe_load((KIT_FLOWS / "prefect.yaml").read_text())
-        common = next(entry for entry in definition["deployments"] if entry["name"] == "hello")
-        deployment = {**common, "name": "code", "entrypoint": "code.py:code", **changes}
+        deployment = {"name": "code", "entrypoint": "code.py:code", "work_pool": {"name": "general"}, **changes}
         deployments = [deployment, *({**deployment, **other} for other in more)]
-        definition = {"name": "test", "pull": definition["pull"], "deployments": deployments}
+        definition = {"name": "test", "deployments": deployments}
         (self.path / "flows" / "prefect.yaml").write_text(yaml.safe_dump(definition))
         (self.path / "flows" / "code.py").write_text(FLOW.format(version=version))
         (self.path / "flows" / "late.py").write_text(f'VERSION = "{version}"\n')
@@ -157,17 +156,38 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def the_kit_s_flows_come_back(playbook: Any, vps: Any) -> Iterator[None]:
-    """Other tests want the deployments of flows/."""
+def the_kit_s_flows_come_back(playbook: Any, vps: Any, door: Any) -> Iterator[None]:
+    """Other tests want the deployments of flows/, and no more."""
     yield
-    playbook("deploy.yml")
+    if (person := door.get("/api/deployments/name/hello/of-ada")).status_code == 200:
+        door.delete(f"/api/deployments/{person.json()['id']}")
+    playbook("deploy.yml", "--extra-vars", "flows_remove_deployments=true")
     assert playbook("site.yml", "--tags", "flows").recap["changed"] == 0
 
 
 @pytest.fixture(scope="module")
-def one(playbook: Any, repository: Repository, vps: Any) -> str:
-    """The release of the tag `one`, deployed."""
-    run = playbook("deploy.yml", *repository.given("one"))
+def one(playbook: Any, repository: Repository, vps: Any, door: Any) -> str:
+    """The release of the tag `one`, deployed in the place of the kit's own flows; a person's deployment is there too."""
+    person = door.get("/api/deployments/name/hello/hello").raise_for_status().json()
+    copied = {name: person[name] for name in ("flow_id", "entrypoint", "version", "pull_steps", "job_variables")}
+    door.post("/api/deployments/", {**copied, "name": "of-ada", "work_pool_name": "general"}).raise_for_status()
+    refused = playbook("deploy.yml", *repository.given("one"), check=False)
+    assert refused.returncode
+    assert (
+        "it has 1 deployment, and would remove all 20 that an earlier release made and it does not name: again/again, "
+        in (refused.joined)
+    )
+    assert "hello/of-ada" not in refused.joined
+    assert "To remove them: -e flows_remove_deployments=true" in refused.joined
+    assert "No deployment has been touched." in refused.joined
+    run = playbook("deploy.yml", *repository.given("one", flows_remove_deployments=True))
+    # Copied from one of the kit's, and nobody's but the person's.
+    assert door.get("/api/deployments/name/hello/of-ada").status_code == 200
+    assert (
+        "Added where prefect.yaml does not say it: version (1 of 1), job variable command (1 of 1), pull step"
+        in run.joined
+    )
+    assert "Removed the deployment shell/shell: prefect.yaml no longer has it." in run.joined
     commit = repository.git("rev-parse", "one")
     assert f"of {repository.path} one (commit {commit[:12]}, flows): Version one" in run.joined
     assert "1 new" in run.joined
@@ -177,7 +197,11 @@ def one(playbook: Any, repository: Repository, vps: Any) -> str:
 def test_a_tag_of_a_git_repository_is_deployed(one, host, runs, repository):
     deployment = runs.deployment()
     assert deployment["version"] == one
-    assert deployment["job_variables"]["env"] == {"RELEASE_DIRECTORY": f"{RELEASES}/{one}"}
+    assert deployment["job_variables"] == {
+        "command": f"{RELEASES}/{one}/.venv/bin/python -m prefect.engine",
+        "env": {"RELEASE_DIRECTORY": f"{RELEASES}/{one}", "RELEASE_DEPLOYMENT": "code/code"},
+    }
+    assert not host.file("/run/prefect-deploy-once.env").exists
     last = json.loads(host.check_output("tail -n 1 /opt/prefect/flows/history"))
     assert (last["release"], last["commit"]) == (one, repository.git("rev-parse", "one"))
     assert not list(Path("/tmp").glob("prefect-flows-*"))  # noqa: S108  the export is gone

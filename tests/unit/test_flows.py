@@ -106,6 +106,22 @@ def test_the_lock_has_the_version_of_the_server_and_no_address():
     assert all("--hash=sha256:" in requirement for requirement in requirements)
 
 
+def test_the_template_is_a_directory_to_copy_and_no_part_of_the_examples(monkeypatch):
+    template = FLOWS / "template"
+    content = yaml.safe_load((template / "prefect.yaml").read_text())
+    assert {path.name for path in template.iterdir()} >= {"prefect.yaml", "requirements.in", "report.py"}
+    model = PrefectYamlModel.model_validate(content)
+    assert [entry.name for entry in model.deployments] == ["on-demand", "nightly"]
+    assert [schedule["slug"] for schedule in content["deployments"][1]["schedules"]] == ["nightly"]
+    # A plain file: not one line that only the kit knows.
+    assert "FLOWS_" not in (template / "prefect.yaml").read_text()
+    monkeypatch.chdir(template)
+    for entry in content["deployments"]:
+        flow = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+        flow.validate_parameters(entry.get("parameters", {}))
+    assert "Secret.load(" in (template / "report.py").read_text()
+
+
 @pytest.fixture
 def examples(monkeypatch):
     """Import an example by its name."""

@@ -393,84 +393,64 @@ def step(directory: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("steps", "ours"),
+    ("steps", "release"),
     [
-        ([step(f"{RELEASES}/0123456789ab")], True),
-        ([{"prefect.deployments.steps.git_clone": {"repository": "x"}}, step(f"{RELEASES}/a")], True),
-        ([step(RELEASES)], False),
-        ([step(f"{RELEASES}-of-somebody/a")], False),
-        ([step("/home/ada/flows")], False),
-        ([step(None)], False),
-        ([{"prefect.deployments.steps.run_shell_script": None}], False),
-        ([], False),
-        (None, False),
+        ([step(f"{RELEASES}/0123456789ab")], "0123456789ab"),
+        ([{"prefect.deployments.steps.git_clone": {"repository": "x"}}, step(f"{RELEASES}/a/flows")], "a"),
+        ([step(RELEASES)], None),
+        ([step(f"{RELEASES}-of-somebody/a")], None),
+        ([step("/home/ada/flows")], None),
+        ([step(None)], None),
+        ([{"prefect.deployments.steps.run_shell_script": None}], None),
+        ([], None),
+        (None, None),
     ],
 )
-def test_ours_are_the_deployments_that_lie_under_the_releases(steps, ours):
-    assert deployments.lies_under({"pull_steps": steps}, RELEASES) is ours
-    assert deployments.lies_under({"pull_steps": steps}, RELEASES + "/") is ours
+def test_the_release_that_a_deployment_works_in(steps, release):
+    assert deployments.release_of({"pull_steps": steps}, RELEASES) == release
+    assert deployments.release_of({"pull_steps": steps}, RELEASES + "/") == release
+    if release:
+        variables = {"env": {"RELEASE_DIRECTORY": f"{RELEASES}/{release}"}}
+        assert deployments.release_of({"job_variables": variables}, RELEASES) == release
 
 
 @pytest.mark.parametrize(
-    ("variables", "ours"),
+    ("env", "version", "marked"),
     [
-        ({"env": {"RELEASE_DIRECTORY": f"{RELEASES}/a"}}, True),
-        ({"env": {"RELEASE_DIRECTORY": "/home/ada/flows"}}, False),
-        # A deployment of somebody's own that borrows a release's interpreter is not the playbook's to delete.
-        ({"command": f"{RELEASES}/a/.venv/bin/python -m prefect.engine"}, False),
-        ({"env": None}, False),
-        (None, False),
+        ({"RELEASE_DEPLOYMENT": "hello/one", "RELEASE_DIRECTORY": f"{RELEASES}/a"}, "1.4.0", True),
+        # A copy, as the UI makes it.
+        ({"RELEASE_DEPLOYMENT": "hello/two", "RELEASE_DIRECTORY": f"{RELEASES}/a"}, "a", False),
+        # As earlier versions of the kit left them.
+        ({"RELEASE_DIRECTORY": f"{RELEASES}/a"}, "a", True),
+        ({"RELEASE_DIRECTORY": f"{RELEASES}/a"}, None, False),
+        ({"RELEASE_DIRECTORY": "/home/ada/a"}, "a", False),
+        (None, None, False),
     ],
 )
-def test_ours_are_those_whose_variables_lead_there(variables, ours):
-    assert deployments.lies_under({"job_variables": variables}, RELEASES) is ours
+def test_the_mark_of_a_deployment(env, version, marked):
+    deployment = {"job_variables": {"env": env}, "version": version}
+    assert deployments.is_marked(deployment, "hello/one", RELEASES) is marked
 
 
 class Deployments:
-    """A server with some deployments."""
-
-    def __init__(self) -> None:
-        ours, theirs = [step(f"{RELEASES}/new")], [step("/home/ada")]
-        borrowed = {"command": f"{RELEASES}/borrowed/.venv/bin/python -m prefect.engine"}
-        self.rows = [
-            {"id": "1", "flow_id": "f", "name": "one", "version": "new", "pull_steps": ours},
-            {"id": "2", "flow_id": "f", "name": "two", "version": "old", "pull_steps": [step(f"{RELEASES}/old")]},
-            {
-                "id": "3",
-                "flow_id": "f",
-                "name": "three",
-                "version": "old",
-                "pull_steps": theirs,
-                "job_variables": borrowed,
-            },
-            {"id": "4", "flow_id": "f", "name": "four", "version": None, "pull_steps": None},
-        ]
-        self.deleted: list[str] = []
+    """A server with some deployments: one of the kit, and two of its neighbours."""
 
     def filter(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"id": "f", "name": "hello"}] if path.startswith("/flows") else self.rows
+        if path.startswith("/flows"):
+            return [{"id": "f", "name": "hello"}]
+        env = {"RELEASE_DEPLOYMENT": "hello/one", "RELEASE_DIRECTORY": f"{RELEASES}/new"}
+        borrowed = {"command": f"{RELEASES}/borrowed/.venv/bin/python -m prefect.engine"}
+        return [
+            {"flow_id": "f", "name": "one", "version": "1.4.0", "job_variables": {"env": env}},
+            {"flow_id": "f", "name": "copy", "version": "new", "job_variables": {"env": env}},
+            {"flow_id": "f", "name": "by-hand", "version": None, "job_variables": borrowed},
+            {"flow_id": "gone", "name": "four", "version": None, "pull_steps": None},
+        ]
 
-    def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()) -> None:
-        assert method == "DELETE" and accept == (404,)
-        self.deleted.append(path)
 
-
-@pytest.mark.parametrize(
-    ("keep", "check_mode", "left", "gone", "calls", "releases"),
-    [
-        (None, False, {"hello/one": "new", "hello/two": "old"}, [], [], ["borrowed", "new", "old"]),
-        ("new", False, {"hello/one": "new"}, ["hello/two"], ["/deployments/2"], ["borrowed", "new"]),
-        ("new", True, {"hello/one": "new"}, ["hello/two"], [], ["borrowed", "new"]),
-    ],
-)
-def test_only_our_deployments_of_another_version_are_deleted(
-    monkeypatch, keep, check_mode, left, gone, calls, releases
-):
-    server = Deployments()
-    params = {"directory": RELEASES, "delete_other_than": keep}
-    result = ended(monkeypatch, deployments, server, params, check_mode)
-    assert result == {"changed": bool(gone), "deployments": left, "deleted": gone, "releases": releases}
-    assert server.deleted == calls
+def test_what_the_kit_has_made_and_which_releases_anybody_needs(monkeypatch):
+    result = ended(monkeypatch, deployments, Deployments(), {"directory": RELEASES}, False)
+    assert result == {"changed": False, "deployments": {"hello/one": "new"}, "releases": ["borrowed", "new"]}
 
 
 # --- releases on a host ------------------------------------------------------------------------------------------
@@ -542,8 +522,16 @@ def test_environments_go_with_the_last_release_that_uses_them(monkeypatch, tmp_p
         (
             "https://ada:secret@git.example.org/flows.git",
             "main",
-            'Refusing to use "https://***@git.example.org/flows.git"',
+            'Refusing to use "https://***@git.example.org/flows.git": it has an account or a credential in it, ',
         ),
+        ("https://secret@git.example.org/flows.git", "main", 'Refusing to use "https://***@git.example.org/flows.git"'),
+        ("HTTPS://secret:@git.example.org/f", "main", 'Refusing to use "HTTPS://***@git.example.org/f"'),
+        (" https://:secret@git.example.org/f", "main", 'Refusing to use " https://***@git.example.org/f"'),
+        ("https::https://secret@git.example.org/f", "main", 'Refusing to use "https::https://***@git.example.org/f"'),
+        ("ssh://ada:secret@git.example.org/f", "main", 'Refusing to use "ssh://***@git.example.org/f"'),
+        ("ada:secret@git.example.org:f.git", "main", 'Refusing to use "***@git.example.org:f.git"'),
+        ("git://secret@git.example.org/f", "main", 'Refusing to use "git://***@git.example.org/f"'),
+        ("https://git.example.org/f?private_token=secret", "main", 'Refusing to use "https://git.example.org/f?***"'),
         ("--upload-pack=x", "main", '"--upload-pack=x" is no address of a git repository'),
         (" ", "main", '" " is no address'),
         ("../flows", "--help", '"--help" is no branch, tag or commit'),
@@ -559,7 +547,13 @@ def test_what_git_is_not_even_asked(repository, ref, words):
 
 @pytest.mark.parametrize(
     "repository",
-    ["git@git.example.org:team/flows.git", "ssh://git@git.example.org/flows", "https://git.example.org/f", "."],
+    [
+        "git@git.example.org:team/flows.git",
+        "ssh://git@git.example.org/flows",
+        "https://git.example.org/f",
+        ".",
+        "git+ssh://git@h/f",
+    ],
 )
 @pytest.mark.parametrize("ref", ["main", "v1.2", "feature/x-1", "0123456789abcdef0123456789abcdef01234567", "HEAD"])
 def test_what_git_is_asked(repository, ref):

@@ -80,6 +80,55 @@ def test_content_that_moves_between_files_gives_another_name(flows):
     assert name(flows) != before
 
 
+def test_an_executable_bit_gives_another_name(flows):
+    before = name(flows)
+    (flows / "hello.py").chmod(0o755)
+    assert name(flows) != before
+    (flows / "hello.py").chmod(0o644)
+    assert name(flows) == before
+
+
+def test_links_that_stay_inside_are_followed(flows):
+    before = name(flows)
+    (flows / "linked").symlink_to("sub")
+    (flows / "again.py").symlink_to("hello.py")
+    assert "linked/more.py" in release.release_files(str(flows))
+    assert "again.py" in release.release_files(str(flows))
+    followed = name(flows)
+    assert followed != before
+    (flows / "sub" / "more.py").write_text("changed")
+    assert name(flows) != followed
+
+
+def test_links_that_cannot_be_followed_are_refused_in_words(flows, tmp_path):
+    (flows / "requirements.txt").write_text(LOCKED)
+    (flows / "prefect.yaml").write_text("deployments: []\n")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "x.py").write_text("")
+    (flows / "a").symlink_to(tmp_path / "shared")
+    (flows / "b.py").symlink_to("../shared/x.py")
+    (flows / "c").symlink_to("nowhere")
+    (flows / "sub" / "d").symlink_to("..")
+    (flows / "e.py").symlink_to(flows / "hello.py")
+    (flows / "ring").symlink_to("ring")
+    assert problems(flows) == [
+        f'"a" is a link to "{tmp_path}/shared", outside: put what it leads to into the directory itself',
+        '"b.py" is a link to "../shared/x.py", outside: put what it leads to into the directory itself',
+        '"c" is a link to "nowhere", which is not there',
+        f'"e.py" is a link to "{flows}/hello.py", which will not be there on the server: make it a relative one',
+        '"ring" is a link to "ring", which is not there',
+        '"sub/d" is a link to "..", a directory that it lies in itself',
+    ]
+
+
+def test_a_project_in_a_project_is_no_part_of_it_and_is_named(flows):
+    before = name(flows)
+    (flows / "sub" / "other").mkdir()
+    (flows / "sub" / "other" / "prefect.yaml").write_text("deployments: []\n")
+    assert name(flows) == before
+    assert release.prefect_release_left_out(str(flows)) == ["sub/other"]
+
+
 def test_a_directory_that_is_no_release(flows):
     (flows / "requirements.txt").unlink()
     with pytest.raises(FileNotFoundError) as error:
@@ -89,6 +138,8 @@ def test_a_directory_that_is_no_release(flows):
 
 def test_the_flows_of_the_kit_are_a_release():
     assert "smoke.py" in release.release_files(str(ROOT / "flows"))
+    assert not [name for name in release.release_files(str(ROOT / "flows")) if name.startswith("template")]
+    assert release.prefect_release_left_out(str(ROOT / "flows")) == ["template"]
     assert name(ROOT / "flows")
 
 
@@ -114,7 +165,7 @@ def test_a_directory_that_is_not_there(tmp_path):
 def test_a_repository_with_its_flows_further_down(tmp_path, flows):
     assert problems(tmp_path) == [
         "it has no prefect.yaml; there is one in flows (of a git repository: flows_git_directory)",
-        "it has no requirements.txt (a lock with hashes)",
+        "it has no requirements.txt (a lock with hashes): scripts/lock DIRECTORY makes it from a requirements.in",
     ]
 
 
@@ -126,7 +177,7 @@ def test_a_repository_with_its_flows_further_down(tmp_path, flows):
         (
             "prefect==3.8.8\nhttpx\n",
             'requirements.txt has no hashes for "prefect==3.8.8" and 1 more. '
-            "Make it with: uv pip compile --universal --generate-hashes requirements.in -o requirements.txt",
+            "Make it with: scripts/lock DIRECTORY, from a requirements.in",
         ),
         ("httpx==1 --hash=sha256:01\n", "requirements.txt does not name prefect, which runs the flows"),
         ("", "requirements.txt does not name prefect, which runs the flows"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible" / "roles"
@@ -52,7 +54,7 @@ def locked(path: Path) -> list[str]:
 
 def versions(name: str) -> dict[str, str]:
     """The version of a Python package in each lock and each pinning .in file that names it."""
-    pin = re.compile(rf"^{re.escape(name)}(?:\[[a-z,]+\])?==([^\s;\\]+)", re.MULTILINE)
+    pin = re.compile(rf"^{re.escape(name)}(?:\[[a-z0-9, -]+\])?==([^\s;\\]+)", re.MULTILINE)
     return {
         relative(path): pin.search(path.read_text())[1]
         for path in [*LOCKS, *files("*.in")]
@@ -215,7 +217,7 @@ def test_no_file_names_an_index_or_a_mirror():
 
 
 def test_every_requirement_of_every_lock_is_pinned_and_hashed():
-    pinned = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9,-]+\])?==[^\s;]+( ; .+)?")
+    pinned = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9, -]+\])?==[^\s;]+( ; .+)?")
     assert LOCKS
     for path in LOCKS:
         assert locked(path), relative(path)
@@ -229,11 +231,45 @@ def test_every_requirement_of_every_lock_is_pinned_and_hashed():
 
 def test_every_lock_has_its_source_and_is_made_by_scripts_lock():
     sources = {relative(path.with_suffix(".txt")) for path in files("*.in") if "requirements" in path.name}
+    # For people to copy; whoever does makes the lock, of the day.
+    sources.remove("flows/template/requirements.txt")
     assert sources == {relative(path) for path in LOCKS}
     made = re.findall(
         r'^    "(\S+requirements\S*|requirements\S*)": "3', (ROOT / "scripts/lock").read_text(), re.MULTILINE
     )
     assert {f"{name}.txt" for name in made} == sources
+
+
+@pytest.mark.parametrize("name", ["client/requirements.txt", "flows/requirements.txt"])
+def test_a_lock_that_people_install_with_pip_pins_extras_too(name):
+    """With hashes, pip takes a dependency on sqlalchemy[asyncio] for not pinned where the lock has no extra, and one on
+    sqlalchemy where it has nothing else.
+    """
+    pin = re.compile(r"^([A-Za-z0-9._-]+)(?:\[([a-z0-9, -]+)\])?==")
+    pinned: dict[str, set[str]] = {}
+    for package, extras in (pin.match(line).groups() for line in locked(ROOT / name)):
+        pinned.setdefault(package, set()).update(re.split(r", *", extras or ""))
+    wanted = set()
+    for package in pinned:
+        try:
+            needs = map(Requirement, metadata.requires(package) or [])
+        except metadata.PackageNotFoundError:
+            continue  # needed by another platform or Python only
+        for need in needs:
+            if need.extras and need.name in pinned and (not need.marker or need.marker.evaluate({"extra": ""})):
+                # With extras, and (pip before 23.3) without.
+                assert need.extras | {""} <= pinned[need.name], f"{package} needs {need}"
+                wanted.add(need.name)
+    assert "sqlalchemy" in wanted, "these tests run with Prefect, which asks for sqlalchemy[asyncio]"
+
+
+def test_the_lock_of_clients_is_prefect_of_the_servers_version_and_nothing_of_ours():
+    source = (ROOT / "client/requirements.in").read_text()
+    assert re.findall(r"^([a-z]+)[=<]", source, re.MULTILINE) == ["prefect", "fastapi", "sqlalchemy"]
+    text = (ROOT / "client/requirements.txt").read_text()
+    assert f"\nprefect=={DEFAULTS['prefect_version']} " in text
+    assert not re.search(r"^(ansible|pytest|psycopg|caddy|restic|playwright)\S*==", text, re.MULTILINE)
+    assert "pip install --require-hashes -r client/requirements.txt" in (ROOT / "README.md").read_text()
 
 
 def test_every_link_of_a_page_leads_somewhere() -> None:

@@ -1,34 +1,53 @@
 """Make the deployments of ./prefect.yaml, all or none: each is tried out before the first one is touched.
 
-Runs with the release's own interpreter, in the release's directory. Three steps: every flow is imported; `prefect
-deploy --all` goes through with nothing written, and what it would have written is held against the server's rules;
-then it goes through in earnest. Ends with 3, and a line for each error, when one of the first two steps found any.
+Runs with the release's own interpreter, in the release's directory. The steps: prefect.yaml is held against Prefect's
+keys and the server's work pools, and every flow is imported; `prefect deploy --all` goes through with nothing written,
+and what it would have written is held against the server's rules; what would be removed or replaced is looked at; then
+it goes through in earnest. Ends with 3, and a line for each error, when an earlier step found any.
+
+What a worker needs of a deployment, and prefect.yaml does not say, is added: see complete().
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 import io
 import os
 import re
 import sys
-from collections.abc import Callable
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import flows_definition as definition
 import yaml
 from prefect.cli import app
 from prefect.cli.deploy import _core
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentCreate, DeploymentScheduleCreate
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.hashing import file_hash
 from prefect.utilities.schema_tools import validate
+from prefect.utilities.templating import apply_values
 
 REFUSED = 3
 # What `prefect deploy` asks for each deployment anew, and what does not change meanwhile: half of all its requests.
 ASKED_ONCE = ("read_work_pool", "read_work_queues", "read_workers_for_work_pool")
+SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
+PAGE = 200
+# What `prefect deploy` prints besides the reason for which it stopped.
+CHATTER = re.compile(
+    r"successfully created|View Deployment|prefect deployment run|prefect worker start|^Deploying |^To "
+)
 
 
 def error(text: str) -> None:
@@ -36,27 +55,169 @@ def error(text: str) -> None:
     print(f"ERROR: {text}", file=sys.stderr, flush=True)
 
 
-def entries() -> list[dict[str, Any]]:
-    """The deployments of prefect.yaml as they are written there."""
-    content = yaml.safe_load(Path("prefect.yaml").read_text())
-    return (content or {}).get("deployments") or []
+def note(text: str) -> None:
+    """One line that the playbook shows when all has gone well."""
+    print(f"NOTE: {text}", flush=True)
 
 
-def import_errors(deployments: list[dict[str, Any]]) -> list[str]:
-    """What keeps a flow from being imported, by entrypoint."""
+def releases() -> Path:
+    """Where all releases lie."""
+    return Path(os.environ["FLOWS_DIRECTORY"]).parent
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+def parameters_of(flow: Any) -> list[str] | None:
+    """The names of a flow's parameters; None when it takes any."""
+    if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(flow.fn).parameters.values()):
+        return None
+    return list(parameter_schema(flow).properties)
+
+
+def has_version(flow: Any) -> bool:
+    """Whether a flow has a version of its own; Prefect takes a hash of its file where it has none."""
+    file = inspect.getsourcefile(flow.fn)
+    return bool(flow.version) and not (file and flow.version == file_hash(file))
+
+
+def imported(entrypoints: Iterable[str]) -> tuple[dict[str, list[str] | None], set[str], list[str]]:
+    """The flows that import, each with its parameters; those with a version; what keeps the others from being imported."""
+    flows: dict[str, list[str] | None] = {}
+    versioned = set()
     errors = []
-    for entrypoint in sorted({str(deployment.get("entrypoint")) for deployment in deployments}):
+    for entrypoint in sorted(set(entrypoints)):
         try:
             # Without a placeholder, which hides a module that does not import.
-            load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+            flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+            flows[entrypoint] = parameters_of(flow)
+            if has_version(flow):
+                versioned.add(entrypoint)
         except (Exception, SystemExit) as reason:  # a flow's module may raise anything, or end the program
             errors.append(f'"{entrypoint}" does not import: {type(reason).__name__}: {reason}')
-    return errors
+    return flows, versioned, errors
 
 
-def first_lines(reason: Exception) -> str:
-    """A library's long words, shortened to one line."""
-    return " ".join(str(reason).split())[:400]
+def work_pools(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
+    """The server's work pools, each with its type and the names of its job variables."""
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        page = client.read_work_pools(limit=PAGE, offset=len(found))
+        for pool in page:
+            variables = (pool.base_job_template.get("variables") or {}).get("properties") or {}
+            found[pool.name] = {"type": pool.type, "variables": set(variables)}
+        if len(page) < PAGE:
+            return found
+
+
+def deployments_there(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
+    """Every deployment of the server by its full name."""
+
+    def pages(path: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        while True:
+            page = client.request("POST", path, json={"limit": PAGE, "offset": len(rows)}).raise_for_status().json()
+            rows += page
+            if len(page) < PAGE:
+                return rows
+
+    flows = {flow["id"]: flow["name"] for flow in pages("/flows/filter")}
+    return {f"{flows.get(one['flow_id'])}/{one['name']}": one for one in pages("/deployments/filter")}
+
+
+# --- what a deployment needs -----------------------------------------------------------------------------------------
+
+
+def complete(deployment: RunnerDeployment, pool_type: str, has_version: bool) -> list[str]:
+    """Add to a deployment what its prefect.yaml does not say; gives the names of what was added.
+
+    The version is the release's name. Runs work in the release's directory, with the interpreter of the release's own
+    environment (in a container: in the release's image). The directory comes with the job variables, as the interpreter
+    does: a worker reads both at once, so a run that starts in the middle of a deploy has code and environment of one
+    release, never of two. What prefect.yaml does say stays.
+    """
+    added = []
+    if not has_version:
+        deployment.version = os.environ["FLOWS_VERSION"]
+        added.append("version")
+    job = dict(deployment.job_variables or {})
+    image = os.environ.get("FLOWS_IMAGE")
+    if pool_type == "process" and not job.get("command"):
+        job["command"] = f"{os.environ['FLOWS_PYTHON']} -m prefect.engine"
+        added.append("job variable command")
+    if pool_type == "docker" and image and not job.get("image"):
+        job["image"] = image
+        added.append("job variable image")
+    # Elsewhere, and in an image of somebody's own, the release's directory is not there.
+    if pool_type == "process" or (pool_type == "docker" and job.get("image") == image):
+        added += lead_to_release(deployment)
+    environment = dict(job.get("env") or {})
+    if definition.DIRECTORY not in environment:
+        environment[definition.DIRECTORY] = os.environ["FLOWS_DIRECTORY"]
+        added.append(f"environment variable {definition.DIRECTORY}")
+    environment[definition.MARK] = deployment.full_name
+    deployment.job_variables = {**job, "env": environment}
+    return added
+
+
+class Said:
+    """What prefect.yaml and the flows say of a deployment themselves, where Prefect's own class no longer tells it from
+    a default.
+    """
+
+    def __init__(self, entries: Iterable[dict[str, Any]], versioned: set[str]) -> None:
+        filled = apply_values(list(entries), dict(os.environ), remove_notset=False)
+        self._entries = {(entry.get("name"), entry.get("entrypoint")): entry for entry in filled}
+        self._versioned = versioned
+
+    def version(self, deployment: RunnerDeployment) -> bool:
+        return deployment.entrypoint in self._versioned or bool(self._entry(deployment).get("version"))
+
+    def paused(self, deployment: RunnerDeployment) -> bool:
+        return self._entry(deployment).get("paused") is not None
+
+    def _entry(self, deployment: RunnerDeployment) -> dict[str, Any]:
+        return self._entries.get((deployment.name, deployment.entrypoint), {})
+
+
+def with_pool(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry, with the work pool of the inventory where it names none: Prefect would stop there."""
+    pool = entry.get("work_pool", {})
+    if not isinstance(pool, dict) or pool.get("name"):
+        return entry
+    return {**entry, "work_pool": {**pool, "name": os.environ["FLOWS_POOL"]}}
+
+
+def lead_to_release(deployment: RunnerDeployment) -> list[str]:
+    """Let the pull steps lead to the release, where they lead nowhere else."""
+    steps = copy.deepcopy(deployment.storage.pull_steps or [])
+    here = str(Path.cwd().resolve())
+    added = []
+    for step in steps:
+        values = step.get(SET_DIRECTORY)
+        directory = values.get("directory") if isinstance(values, dict) else None
+        if directory == here:
+            # What `prefect deploy` adds by itself when there is no pull step.
+            added.append("pull step")
+        elif isinstance(directory, str) and directory.startswith("/") and not Path(directory).exists():
+            # What `prefect init` writes: a directory of the machine on which somebody wrote the file.
+            added.append(f'the release as directory of the pull step, instead of "{directory}", which is not there')
+        else:
+            continue
+        values["directory"] = f"{{{{ ${definition.DIRECTORY} }}}}"
+    if added:
+        deployment.storage.pull_steps = steps
+    return added
+
+
+def added_note(added: Iterable[list[str]], count: int) -> str:
+    """Which lines were added to how many deployments."""
+    parts = Counter(name for names in added for name in names)
+    words = ", ".join(f"{name} ({number} of {count})" for name, number in parts.items())
+    return f"Added where prefect.yaml does not say it: {words}."
+
+
+# --- trying out ------------------------------------------------------------------------------------------------------
 
 
 async def rule_errors(deployment: RunnerDeployment, schedules: list[dict[str, Any]]) -> list[str]:
@@ -67,7 +228,7 @@ async def rule_errors(deployment: RunnerDeployment, schedules: list[dict[str, An
         try:
             check()
         except Exception as reason:  # each rule has an exception of its own
-            errors.append(f"{what}: {first_lines(reason)}")
+            errors.append(f"{what}: {definition.one_line(reason)}")
 
     hold("name", lambda: DeploymentCreate(name=deployment.name, flow_id=uuid4()))
     hold("schedules", lambda: [DeploymentScheduleCreate(**schedule) for schedule in schedules])
@@ -107,63 +268,147 @@ def ask_once(name: str) -> None:
     setattr(PrefectClient, name, asked)
 
 
-def prefect_deploy() -> int:
-    """`prefect deploy --all` in this process; its exit code."""
-    sys.argv = ["prefect", "--no-prompt", "deploy", "--all"]
+def prefect_deploy(file: Path) -> tuple[int, str]:
+    """`prefect deploy --all` in this process; its exit code and what it printed."""
+    sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    said = io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            app()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return code, said.getvalue()
+
+
+def reason_of(said: str) -> str:
+    """Why `prefect deploy` has stopped, without its frames and what it says of other deployments."""
+    words = [line.strip("│╭╰╮╯─ $\t") for line in said.splitlines()]
+    return " ".join(line for line in words if line and not CHATTER.search(line))[-600:]
+
+
+@contextlib.contextmanager
+def applied_by(apply: Callable[..., Any], **more: Any) -> Any:
+    """Let `prefect deploy` hand each deployment to `apply`; `more` replaces further functions of it by name."""
+    real = RunnerDeployment.apply
+    others = {name: getattr(_core, name) for name in more}
+    RunnerDeployment.apply = apply
+    for name, function in more.items():
+        setattr(_core, name, function)
     try:
-        app()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+        yield
+    finally:
+        RunnerDeployment.apply = real
+        for name, function in others.items():
+            setattr(_core, name, function)
 
 
-def rehearse(wanted: int) -> tuple[list[str], set[str]]:
-    """Errors of a whole deploy in which nothing is written, and the names of deployments without a schedule."""
+@contextlib.contextmanager
+def file_of(content: dict[str, Any], entries: list[dict[str, Any]]) -> Any:
+    """A prefect.yaml with these deployments only; the release itself is never written to."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "prefect.yaml"
+        path.write_text(yaml.safe_dump({**content, "deployments": entries}))
+        yield path
+
+
+def rehearse(
+    content: dict[str, Any], entries: list[dict[str, Any]], pools: dict[str, dict[str, Any]], said: Said
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Errors of a whole deploy in which nothing is written; and what was added to each deployment, by its name."""
     errors: list[str] = []
-    seen: set[str] = set()
-    unscheduled: set[str] = set()
+    added: dict[str, list[str]] = {}
+    real_single = _core._run_single_deploy
 
     async def look(self: RunnerDeployment, schedules: list[dict[str, Any]] | None = None, **_: Any) -> UUID:
-        if self.full_name in seen:
+        if self.full_name in added:
             errors.append(f'deployment "{self.full_name}" is there twice')
-        seen.add(self.full_name)
-        if not schedules:
-            unscheduled.add(self.full_name)
+        pool = pools.get(self.work_pool_name or "")
+        added[self.full_name] = complete(self, pool["type"] if pool else "", said.version(self))
         errors.extend(f'deployment "{self.full_name}": {text}' for text in await rule_errors(self, schedules or []))
         return uuid4()
 
     async def write_nothing(*_: Any) -> None:
         return None
 
-    real = RunnerDeployment.apply, _core._create_deployment_triggers
-    RunnerDeployment.apply, _core._create_deployment_triggers = look, write_nothing
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = prefect_deploy()
-    finally:
-        RunnerDeployment.apply, _core._create_deployment_triggers = real
-    if code:
-        # Its words, without the frames that it draws.
-        words = [line.strip("│╭╰╮╯─ ") for line in said.getvalue().splitlines()]
-        errors.append("prefect deploy: " + " ".join(filter(None, words))[-600:])
-    elif not errors and len(seen) != wanted:
-        errors.append(f"prefect.yaml has {wanted} deployments, of which {len(seen)} have a name and can be deployed")
-    return errors, unscheduled
+    async def single(deploy_config: dict[str, Any], *arguments: Any, **more: Any) -> None:
+        try:
+            await real_single(deploy_config, *arguments, **more)
+        except Exception as reason:  # the others are to be looked at as well
+            errors.append(f'deployment "{deploy_config.get("name")}": {definition.one_line(reason)}')
+
+    with (
+        file_of(content, entries) as file,
+        applied_by(look, _create_deployment_triggers=write_nothing, _run_single_deploy=single),
+    ):
+        code, words = prefect_deploy(file)
+    if code and not errors:
+        errors.append(f"prefect deploy: {reason_of(words)}")
+    elif not errors and len(added) != len(entries):
+        errors.append(f"prefect.yaml has {len(entries)} deployments, of which {len(added)} can be deployed")
+    return errors, added
 
 
-def remove_schedules(names: set[str]) -> None:
-    """Take away what an earlier release scheduled: Prefect leaves schedules be when a deployment names none.
+# --- in earnest ------------------------------------------------------------------------------------------------------
 
-    Those are the ones with a slug; a schedule that a person made in the UI has none, and stays.
+
+def in_earnest(pools: dict[str, dict[str, Any]], said: Said, notes: list[str]) -> Callable[..., Any]:
+    """What takes the place of RunnerDeployment.apply: Prefect's own, which by itself starts again what a person has
+    paused, and takes every schedule for the file's as soon as one has no slug.
     """
-    with get_client(sync_client=True) as client:
-        for name in sorted(names):
-            deployment = client.read_deployment_by_name(name)
-            for schedule in deployment.schedules:
-                if schedule.slug:
-                    client.delete_deployment_schedule(deployment.id, schedule.id)
-                    print(f'Removed the schedule "{schedule.slug}" of {name}.')
+    real = RunnerDeployment.aapply
+
+    async def apply(self: RunnerDeployment, schedules: list[dict[str, Any]] | None = None, **more: Any) -> UUID:
+        complete(self, pools[self.work_pool_name]["type"], said.version(self))
+        wanted = [definition.Wanted.of(schedule) for schedule in schedules or []]
+        async with get_client() as client:
+            try:
+                there = await client.read_deployment_by_name(self.full_name)
+            except ObjectNotFound:
+                made = [{**schedule, "slug": new.slug} for schedule, new in zip(schedules or [], wanted, strict=True)]
+                return await real(self, schedules=made, **more)
+            before = before_of(there.model_dump(mode="json"), self.full_name)
+            changes = definition.schedule_changes(list(there.schedules), before, wanted)
+            # A deploy that is cut off after this has no schedule of two releases.
+            for one in changes.delete:
+                await client.delete_deployment_schedule(there.id, one.id)
+            if there.paused and not said.paused(self):
+                # Prefect makes False of what is not said.
+                self.paused = True
+                notes.append(f"{self.full_name} stays paused.")
+            made_id = await real(self, schedules=None, **more)
+            for one, new in changes.update:
+                schedule = new.schedule
+                if isinstance(schedule, IntervalSchedule) and "anchor_date" not in schedule.model_fields_set:
+                    anchor = getattr(one.schedule, "anchor_date", None)
+                    schedule = schedule.model_copy(update={"anchor_date": anchor} if anchor else {})
+                await client.update_deployment_schedule(
+                    there.id, one.id, active=new.active, schedule=schedule, parameters=new.parameters, slug=new.slug
+                )
+            if changes.create:
+                made = [
+                    DeploymentScheduleCreate(
+                        schedule=new.schedule,
+                        active=new.active is not False,
+                        parameters=new.parameters,
+                        slug=new.slug,
+                    )
+                    for new in changes.create
+                ]
+                await client.create_deployment_schedules(there.id, made)
+            notes.extend(definition.schedule_notes(self.full_name, changes))
+            return made_id
+
+    return apply
+
+
+def before_of(deployment: dict[str, Any], full_name: str) -> list[definition.Wanted]:
+    """The schedules that the deploy before has given to a deployment: those of the release that it points to."""
+    if not definition.made_by_kit(deployment, full_name, releases()):
+        return []
+    release = definition.release_of(deployment, releases())
+    entry = definition.entry_of(release, deployment["name"], deployment["entrypoint"])
+    return definition.wanted_of(entry, os.environ)
 
 
 def main() -> int:
@@ -172,25 +417,51 @@ def main() -> int:
     home = Path.cwd()
     for name in ASKED_ONCE:
         ask_once(name)
-    deployments = entries()
-    errors = import_errors(deployments)
-    unscheduled: set[str] = set()
-    if not errors:
-        errors, unscheduled = rehearse(len(deployments))
+    content = yaml.safe_load(Path("prefect.yaml").read_text())
+    listed = (content.get("deployments") or []) if isinstance(content, dict) else []
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    entrypoints = apply_values([entry["entrypoint"] for entry in entries if entry.get("entrypoint")], dict(os.environ))
+    flows, versioned, errors = imported(map(str, entrypoints))
+    with get_client(sync_client=True) as client:
+        pools = work_pools(client)
+        said = Said(entries, versioned)
+        checked = definition.check(content, pools, flows, os.environ)
+        errors += checked.errors
+        added: dict[str, list[str]] = {}
+        if checked.entries:
+            more, added = rehearse(content, [with_pool(entry) for entry in checked.entries], pools, said)
+            errors += more
+            os.chdir(home)
+        if not errors:
+            there = deployments_there(client)
+            ours = {name for name, one in there.items() if definition.made_by_kit(one, name, releases())}
+            planned = definition.plan(added, ours, there.keys() - ours)
+            may_remove, may_replace = (os.environ.get(f"FLOWS_{word}") == "true" for word in ("REMOVE", "REPLACE"))
+            errors += planned.refusals(len(added), may_remove, may_replace)
+        for text in errors:
+            error(text)
+        if errors:
+            return REFUSED
+        unsaid = [f"work pool {os.environ['FLOWS_POOL']}" for one in entries if with_pool(one) != one]
+        lines = [*added.values(), unsaid]
+        notes = [added_note(lines, len(entries))] if any(lines) else []
+        pooled = [with_pool(entry) for entry in entries]
+        with file_of(content, pooled) as file, applied_by(in_earnest(pools, said, notes)):
+            code, words = prefect_deploy(file)
         os.chdir(home)
-    for text in errors:
-        error(text)
-    if errors:
-        return REFUSED
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        code = prefect_deploy()
-    done = re.findall(r"Deployment '(.+?)' successfully\s+created", said.getvalue().replace("│", " "))
-    print(f"{len(done)} of {len(deployments)} deployments made.")
-    if code:
-        print(said.getvalue()[-3000:], file=sys.stderr)
-        return code
-    remove_schedules(unscheduled)
+        done = re.findall(r"Deployment '(.+?)' successfully\s+created", words.replace("│", " "))
+        print(f"{len(done)} of {len(entries)} deployments made.")
+        if code:
+            error(reason_of(words) or f"prefect deploy ended with {code}")
+            return code
+        for name in planned.removed:
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_deployment(UUID(there[name]["id"]))
+            notes.append(f"Removed the deployment {name}: prefect.yaml no longer has it.")
+        for name in planned.replaced:
+            notes.append(f"Replaced the deployment {name}, which somebody else had made or changed.")
+    for text in notes:
+        note(text)
     return 0
 
 
