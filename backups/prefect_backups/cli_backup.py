@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "--repository", metavar="NAME", help='a name, "off-site", or "all" (default: the one on this host)'
     )
     verb("prune", "Forget what the policy does not keep, and free its data, here and off-site.")
-    overdue = verb("check", "Is a backup, a copy or a verification overdue?")
+    overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
     verb("clean", "Remove what a killed backup or verification has left.")
     for one in (create, proof):

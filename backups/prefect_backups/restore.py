@@ -108,7 +108,7 @@ class Restore:
             if undo is None:
                 previous.forget(self.settings)
             facts |= self._prove(request)
-        made = {"backup": plan.backup.id, "repository": plan.repository.name, "undo": undo}
+        made = {"backup": plan.backup.id, "repository": plan.backup.repository, "undo": undo}
         return {**made, **facts, "seconds": self.report.seconds}
 
     def _safety(self, plan: Plan, request: Request) -> None:
@@ -205,16 +205,17 @@ class Restore:
         """Everything after the swap; what is done twice does no harm. `before` is the downtime so far, in seconds."""
         facts: dict[str, Any] = {}
         started = time.monotonic()
-        if journal.phase != "starting":
+        reconciled = journal.phase == "starting"
+        if not reconciled:
             journal.enter(self.state, "ordering")
             if journal.keep_previous:
                 previous.note(self.settings, journal.backup)
             if journal.lost:
                 return self._go_back_to_a_broken_one(journal)
-            with self.report.step("server started and ready", "start server"):
-                self.stack.start_server()
-            downtime = before + time.monotonic() - started
-            facts["downtime_seconds"] = round(downtime, 1)
+        with self.report.step("server started and ready", "start server"):
+            self.stack.start_server()
+        facts["downtime_seconds"] = round(before + time.monotonic() - started, 1)
+        if not reconciled:
             with self.report.step("runs of the dead, runs whose time has passed, slots", "order"):
                 facts |= self._in_server(
                     do="order",
@@ -226,8 +227,7 @@ class Restore:
         self._start_proxy()
         self._start_workers(journal)
         facts |= {"workers": len(journal.workers), "workers_down": self._down()}
-        # The undo of an earlier restore is given up only now, when this one has one of its own.
-        self.postgres.drop(GIVEN_UP)
+        self._drop_given_up()
         failpoint("end")
         journal.end(self.state)
         return facts
@@ -238,7 +238,7 @@ class Restore:
             self.stack.start_server(wait=False)
         with contextlib.suppress(Failure):
             self.stack.start_workers(journal.workers, wait=False)
-        self.postgres.drop(GIVEN_UP)
+        self._drop_given_up()
         journal.end(self.state)
         raise Failure(
             Code.NOT_READY,
@@ -246,6 +246,12 @@ class Restore:
             f" {', '.join(journal.lost[:5])}{' …' if len(journal.lost) > 5 else ''}: the server cannot serve it",
             "forward again: prefect-restore --undo ; or another backup: prefect-restore --list",
         )
+
+    def _drop_given_up(self) -> None:
+        """The undo of an earlier restore is given up only now, when this one has one of its own; and what one that did
+        not end had built."""
+        for name in (GIVEN_UP, RESTORING):
+            self.postgres.drop(name)
 
     def _down(self) -> list[str]:
         """Workers that start at boot and do not run, though nothing of this restore has stopped them."""

@@ -79,12 +79,17 @@ class Stack:
 
     def active_workers(self) -> list[str]:
         """Units of workers that run, or that systemd is about to start again."""
+        return [name for name, state in self._workers().items() if state in {"active", "activating", "reloading"}]
+
+    @staticmethod
+    def _workers() -> dict[str, str]:
+        """The state of each unit of a worker that systemd knows."""
         said = _run(
             ["systemctl", "list-units", "--all", "--plain", "--output=json", *WORKERS],
             Code.NOT_READY,
             "systemctl status",
         )
-        return [unit["unit"] for unit in json.loads(said) if unit["active"] in {"active", "activating", "reloading"}]
+        return {unit["unit"]: unit["active"] for unit in json.loads(said)}
 
     def enabled_workers(self) -> list[str]:
         """Units of workers that start at boot."""
@@ -96,8 +101,9 @@ class Stack:
         return sorted(unit["unit_file"] for unit in json.loads(said or "[]") if "@." not in unit["unit_file"])
 
     def down_workers(self) -> list[str]:
-        """Units of workers that start at boot, and do not run now."""
-        return sorted(set(self.enabled_workers()) - set(self.active_workers()))
+        """Units of workers that start at boot, and do not run now; one that is just stopping may be being restarted."""
+        states = self._workers()
+        return [name for name in self.enabled_workers() if states.get(name, "inactive") in {"inactive", "failed"}]
 
     def serves(self) -> bool:
         """Whether the server is ready."""
