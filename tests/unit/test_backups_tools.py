@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, space, verify
+from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
 from prefect_backups.manifest import Manifest, Table
+from prefect_backups.postgres import Postgres
 from prefect_backups.restic import (
     Backup,
     Repository,
     hide_password,
     keep_options,
     last_words,
+    old_backups,
     parse_snapshots,
     progress_of,
 )
@@ -139,6 +142,65 @@ def test_the_newest_backup_is_kept_by_every_policy():
         "--keep-monthly=12",
     ]
     assert keep_options(Keep(0, 0, 0, 0)) == ["--keep-last=1"]
+
+
+def test_only_backups_of_ours_are_forgotten():
+    """What a person has put into the same repository stays, tagged like ours or not."""
+
+    def snapshot(identity: str, *tags: str) -> dict[str, Any]:
+        return {"id": identity, "tags": [*tags]}
+
+    mine = [snapshot("a", "kind=manual"), snapshot("b", "id=before-the-move", "kind=manual"), {"id": "c", "tags": None}]
+    ours = snapshot("d", "id=20261121T051200Z", "kind=manual")
+    assert old_backups(json.dumps([{"remove": [*mine, ours]}, {"remove": None}])) == ["d"]
+    assert old_backups("null") == []
+
+
+def test_only_restics_own_half_written_files_are_removed(tmp_path):
+    local = Repository.local(dataclasses.replace(SETTINGS, repository=str(tmp_path)))
+    (tmp_path / "data/00").mkdir(parents=True)
+    names = [f"data/00/{'0' * 64}-tmp-123", "data/00/mine-tmp-1", "notes-tmp-on-the-move.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+    local.remove_half_written()
+    assert [(tmp_path / name).exists() for name in names] == [False, True, True]
+
+
+# --- staging ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def staging(tmp_path, monkeypatch):
+    """Postgres's staging directory; nobody here may give files away."""
+    monkeypatch.setattr(postgres_module.shutil, "chown", lambda *who: None)
+    (tmp_path / "staging").mkdir()
+    return Postgres("/socket", tmp_path / "staging")
+
+
+def test_what_we_have_put_into_staging_goes(staging):
+    made = staging.make_staging("backup")
+    (made / "dump").mkdir()
+    assert staging.is_ours("backup")
+    assert staging.remove_staging("backup") is True
+    assert list(staging.staging.parent.rglob("*")) == [staging.staging]
+    made = staging.make_staging("backup")
+    (made / "half").touch()
+    assert list(staging.make_staging("backup").iterdir()) == []
+
+
+def test_what_a_person_has_put_into_staging_stays(staging):
+    """`restic restore --target /` brings a dump to that very place."""
+    for name in ("backup", "mine"):
+        (staging.staging / name).mkdir()
+        (staging.staging / name / "toc.dat").write_text("mine")
+    assert not staging.is_ours("backup")
+    assert staging.remove_staging("backup") is False
+    assert (staging.staging / "backup/toc.dat").read_text() == "mine"
+    staging.make_staging("backup")
+    staging.remove_staging("backup")
+    (kept,) = staging.staging.glob("backup.kept-*")
+    assert (kept / "toc.dat").read_text() == "mine"
+    assert (staging.staging / "mine/toc.dat").read_text() == "mine"
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------
