@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import serialization
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 NAME_WORDS = "up to 31 lower-case letters, digits and hyphens"
+# What --from and --repository take for something else.
+RESERVED = ("local", "all", "off-site", "offsite")
 BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 HOST = r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])"
 WEB = rf"(?P<url>https?://([^\s/@:]*@)?{HOST}(:(?P<port>[0-9]+))?(/\S*)?)"
@@ -85,6 +87,11 @@ def offsite_problems(entry: dict[str, Any]) -> list[str]:
     environment, kind = entry.get("environment", {}), scheme(entry["repository"])
     if not NAME.fullmatch(entry["name"]):
         return [f"backups_offsite: the name {_quoted(entry['name'])} is not allowed; allowed are {NAME_WORDS}"]
+    if entry["name"] in RESERVED:
+        return [
+            f"backups_offsite: the name {_quoted(entry['name'])} is not allowed: prefect-restore --from {entry['name']} means"
+            " something else; give it another name"
+        ]
     if re.match(r"(rest|s3|sftp):(https?:)?/*[^\s/@]*:[^\s/@]*@", repository):
         return [
             f"{where}: its repository holds a password, which logs and the process list would show; take it out (rest: has "

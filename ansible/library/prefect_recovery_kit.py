@@ -5,9 +5,10 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: prefect_recovery_kit
-short_description: A directory with copies of files, and nothing else
+short_description: A directory with copies of files
 description:
-  - Copies files and directories, writes texts, and removes whatever else is in the directory.
+  - Copies files and directories, writes texts, and removes what an earlier run has put there and this one would not.
+    What a person has put beside stays; which files are the module's is written in C(.written) in the directory.
   - Directories get the mode 0700 and files 0600. Each file is replaced whole.
 options:
   path:
@@ -49,6 +50,7 @@ files:
   returned: always
 """
 
+import json  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -70,34 +72,57 @@ def wanted_files(copies: dict[str, str], texts: dict[str, str], leave_out: list[
     return files
 
 
+RECORD = ".written"
+
+
+def written_before(directory: Path, files: dict[str, bytes]) -> set[str]:
+    """Names of the files that an earlier run has put there.
+
+    Without a record, one of before there were any: then it is what lies in the folders that have copies.
+    """
+    try:
+        return set(json.loads((directory / RECORD).read_text()))
+    except (OSError, ValueError):
+        folders = {name.split("/")[0] for name in files if "/" in name}
+        there = (path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
+        return {name.as_posix() for name in there if name.parts[0] in folders}
+
+
 def make_equal(directory: Path, files: dict[str, bytes], change: bool) -> list[str]:
-    """Write what differs and remove what is too much; gives the names. Without `change` nothing is done."""
-    there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
-    differing = [name for name in sorted(there | set(files)) if not _is_right(directory / name, files.get(name))]
+    """Write what differs and remove what is ours and too much; gives the names. Without `change` nothing is done."""
+    ours = {name for name in written_before(directory, files) if os.path.lexists(directory / name)}
+    differing = [name for name in sorted(ours | set(files)) if not _is_right(directory / name, files.get(name))]
     if not change:
         return differing
+    # Before the files: one that a killed run has written is ours in the next one.
+    _write(directory / RECORD, json.dumps(sorted(ours | set(files)), indent=1).encode() + b"\n")
     for name in differing:
         path = directory / name
         if name not in files:
             path.unlink()
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(files[name])
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        temporary.replace(path)
+        _write(path, files[name])
+    _write(directory / RECORD, json.dumps(sorted(files), indent=1).encode() + b"\n")
     # The deepest first: one that held nothing but what went goes too.
     for path in sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True):
         if any(path.iterdir()):
             path.chmod(0o700)
-        else:
+        elif any(name.startswith(f"{path.relative_to(directory).as_posix()}/") for name in differing):
             path.rmdir()
-    if directory.exists():
-        directory.chmod(0o700)
+    directory.chmod(0o700)
     return differing
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A file for nobody else's eyes, whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
+    temporary.replace(path)
 
 
 def _is_right(path: Path, content: bytes | None) -> bool:

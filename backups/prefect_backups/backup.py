@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -264,23 +263,14 @@ def _undone(settings: Settings, postgres: Postgres, local: Repository) -> Iterat
         _sweep(postgres, local)
         raise
     finally:
-        _remove(postgres.staging / STAGING)
-
-
-def _remove(directory: Path) -> None:
-    """Remove a directory into which a process that is ending may still be writing."""
-    for _ in range(20):
-        shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
-            return
-        time.sleep(0.2)
+        postgres.remove_staging(STAGING)
 
 
 def _sweep(postgres: Postgres, local: Repository) -> None:
     """End pg_dump, and free what restic has put away for a backup that is none; none of it may hide the failure."""
     with contextlib.suppress(Failure, psycopg.Error):
         postgres.end_orphans()
-    _remove(postgres.staging / STAGING)
+    postgres.remove_staging(STAGING)
     local.unlock()
     with contextlib.suppress(OSError):
         local.remove_half_written()
@@ -294,7 +284,7 @@ def clean(settings: Settings, report: Report) -> dict[str, Any]:
     try:
         with only_one(Path(settings.state), "a clean-up"):
             postgres = Postgres.live(settings)
-            if (postgres.staging / STAGING).exists():
+            if postgres.is_ours(STAGING):
                 _sweep(postgres, Repository.local(settings))
                 removed.append("a backup")
             if verify.remove(settings):

@@ -46,7 +46,7 @@ def bring_back(
             advance(done / total, f"{size(done)} of {size(total)}")
 
         postgres.load("restore", RESTORING, settings.jobs, watch)
-    shutil.rmtree(into, ignore_errors=True)
+    postgres.remove_staging("restore")
 
 
 def prove(backup: Backup, account: Manifest, postgres: Postgres, report: Report, hint: str) -> None:

@@ -1,17 +1,25 @@
-"""Is a backup, a copy off-site or a verification overdue? Asked every hour, so that silence means that all is well."""
+"""Is a backup, a copy off-site or a verification overdue, and does everything run that a person relies on?
+
+Asked every hour, so that silence means that all is well.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from . import backup, verify
+from . import backup, lock, outbox, verify
 from .errors import Code, Failure
+from .journal import Journal
+from .outbox import Message
 from .progress import Report, duration
 from .restic import ID_FORMAT, Backup, Repository
 from .settings import Settings
+from .stack import Stack
 
 
 def findings(
@@ -76,6 +84,67 @@ def _verification_findings(settings: Settings, now: float, first: Backup, verifi
     return found
 
 
+# Units whose failure a person has to know of; systemd keeps it until they are started again.
+UNITS = ("prefect-backup.service", "prefect-backup-verify.service", "prefect-restore.service")
+
+
+def host_findings(
+    units: Sequence[Mapping[str, str]], down: Sequence[str], unfinished: str, waiting: Sequence[Message], newest: float
+) -> list[str]:
+    """What is wrong on this host beside the backups themselves. A pure decision.
+
+    Args:
+        units: what systemd says of UNITS: Id, ActiveState, Result, ExecMainStatus, and `ended`, seconds since 1970.
+        down: workers that start at boot and do not run.
+        unfinished: the restore that did not end, in words; empty when there is none.
+        waiting: messages to people that could not be delivered.
+        newest: when the newest backup was made, in seconds since 1970: a failure before it is over.
+    """
+    found = []
+    for unit in units:
+        if unit.get("ActiveState") != "failed":
+            continue
+        if unit["Id"] == UNITS[0] and newest > float(unit.get("ended") or 0):
+            continue
+        how = f"result {unit.get('Result', '?')}, exit code {unit.get('ExecMainStatus', '?')}"
+        found.append(f"{unit['Id']} has failed ({how}): journalctl -u {unit['Id'].removesuffix('.service')} -n 30")
+    if unfinished:
+        found.append(f"{unfinished} did not end: prefect-restore --resume, --undo, or --latest")
+    if down:
+        verb = "does" if len(down) == 1 else "do"
+        found.append(f"{', '.join(down)} {verb} not run: systemctl start {' '.join(down)}")
+    if waiting:
+        since = datetime.fromtimestamp(waiting[0].made, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        found.append(
+            f"people cannot be reached: messages that wait: {len(waiting)}, since {since}; the last attempt: {waiting[-1].error};"
+            " see backups_notify_urls"
+        )
+    return found
+
+
+def _look_at_host(settings: Settings, newest: float) -> list[str]:
+    """What systemd, the journal of restores and the outbox say. Raises Failure (NOT_READY)."""
+    properties = "--property=Id,ActiveState,Result,ExecMainStatus,InactiveEnterTimestamp"
+    said = subprocess.run(
+        ["systemctl", "show", properties, "--timestamp=unix", *UNITS], capture_output=True, text=True, check=False
+    ).stdout
+    units = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in said.split("\n\n")]
+    for unit in units:
+        unit["ended"] = unit.get("InactiveEnterTimestamp", "").removeprefix("@")
+    state = Path(settings.state)
+    unfinished = ""
+    # One that is at work at this moment is none that did not end.
+    if lock.holder(state) is None:
+        try:
+            journal = Journal.load(state)
+            unfinished = journal.name if journal else ""
+        except Failure as failure:
+            unfinished = f"a restore ({failure.fact})"
+    waiting = [message for _, message in outbox.waiting(state)] if settings.notify_urls else []
+    known = [unit for unit in units if unit.get("Id") in UNITS]
+    return host_findings(known, Stack(settings).down_workers(), unfinished, waiting, newest)
+
+
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
@@ -106,6 +175,7 @@ def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str
                 unreachable.append(failure.fact)
     verified = verify.read_verified(settings)
     found = unreachable + findings(settings, time.time(), backups, last, verified)
+    found += _look_at_host(settings, backups[0].time.timestamp() if backups else 0.0)
     if found:
         raise Failure(Code.OVERDUE, "; ".join(found), "see: prefect-backup list")
     good = verified.get("good") or {}

@@ -14,11 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backup, check, notify, progress, settings, verify
-from .choose import merge
+from . import backup, check, notify, progress, repositories, settings, verify
 from .errors import Code, Failure
 from .progress import Report, duration, size
-from .restic import Backup, Repository
+from .restic import Backup
 from .settings import Settings
 
 # Seconds that a timer's job waits while another one is at work; a person is told at once.
@@ -58,13 +57,15 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--kind", choices=backup.KINDS, default="manual", help="how it is kept (default: manual)")
     listed = verb("list", "Show the backups, newest first.")
     listed.add_argument(
-        "--repository", metavar="NAME", help='an off-site one, or "all" (default: the one on this host)'
+        "--repository", metavar="NAME", help='a name, "off-site", or "all" (default: the one on this host)'
     )
     proof = verb("verify", "Bring a backup back into a throwaway Postgres, and hold it against its manifest.")
     proof.add_argument("--id", help="which one (default: the newest)")
-    proof.add_argument("--repository", metavar="NAME", help="an off-site one (default: the one on this host)")
+    proof.add_argument(
+        "--repository", metavar="NAME", help='a name, "off-site", or "all" (default: the one on this host)'
+    )
     verb("prune", "Forget what the policy does not keep, and free its data, here and off-site.")
-    overdue = verb("check", "Is a backup, a copy or a verification overdue?")
+    overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
     verb("clean", "Remove what a killed backup or verification has left.")
     for one in (create, proof):
@@ -93,19 +94,6 @@ def places(one: Backup, last: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def list_backups(loaded: Settings, name: str | None) -> list[Backup]:
-    """The backups of a repository, or of all. Raises Failure."""
-    if name == "all":
-        chosen = [Repository.local(loaded), *Repository.offsite(loaded)]
-    else:
-        chosen = [verify.find_repository(loaded, name)]
-    lists = []
-    for repository in chosen:
-        repository.open()
-        lists.append(repository.backups())
-    return merge(lists)
-
-
 def table_of(backups: list[Backup], last: Mapping[str, Any], verified: Mapping[str, str], now: datetime) -> Table:
     """For a person."""
     table = Table(box=None, pad_edge=False)
@@ -121,8 +109,8 @@ def table_of(backups: list[Backup], last: Mapping[str, Any], verified: Mapping[s
     return table
 
 
-def _list(options: argparse.Namespace, loaded: Settings) -> dict[str, Any]:
-    backups = list_backups(loaded, options.repository)
+def _list(options: argparse.Namespace, loaded: Settings, report: Report) -> dict[str, Any]:
+    backups = repositories.backups(repositories.find(loaded, options.repository), report)
     last, verified = backup.read_last(loaded), verify.verified(Path(loaded.state))
     if not options.json:
         # A table that is cut is of no use in a pipe.
@@ -153,7 +141,7 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         wait = patience(options.wait, sys.stdin.isatty())
         return verify.verify(loaded, report, options.id, options.repository, wait)
     if options.verb == "list":
-        return _list(options, loaded)
+        return _list(options, loaded, report)
     if options.verb == "check":
         return check.check(loaded, report, options.offsite)
     return {"init": backup.init, "prune": backup.prune, "clean": backup.clean}[options.verb](loaded, report)

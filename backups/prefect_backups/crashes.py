@@ -42,7 +42,7 @@ class Crash:
 
 
 def since(path: Path, now: datetime) -> datetime:
-    """Up to when crashes have been told."""
+    """Up to when crashes have been told, or kept to be told (outbox.py)."""
     try:
         told = datetime.fromisoformat(json.loads(path.read_text())["until"])
     except (OSError, ValueError, KeyError, TypeError):

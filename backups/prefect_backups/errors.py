@@ -22,13 +22,14 @@ class Code(IntEnum):
     NOT_FOUND = 21  # no such backup, or none at all
     SAFETY_BACKUP = 22  # what is there now cannot be backed up first
     RESTORE = 23  # pg_restore or the migrations failed; the data of before go on serving
-    NOT_READY = 24  # the databases are swapped, but the server or a worker does not come back
+    NOT_READY = 24  # the server or a worker does not come back, or an unfinished restore waits for a decision
     SMOKE = 25  # everything runs, but the smoke flow through the door failed
     OVERDUE = 26  # the newest backup, copy or verification is too old
     NO_UNDO = 27  # there is no restore to undo
     DECLINED = 28  # the person said no
     NOTIFY = 29  # a person could not be told
     FILES = 30  # a file that belongs into the backup cannot be read
+    FOREIGN = 31  # a database of a person's has a name that a restore needs
 
 
 class Failure(Exception):

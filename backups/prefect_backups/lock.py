@@ -41,14 +41,32 @@ def only_one(state: Path, what: str, patience: float = PATIENCE) -> Iterator[Non
                     file.seek(0)
                     raise _busy(file.read()) from error
                 time.sleep(0.2)
-        file.truncate(0)
-        json.dump({"what": what, "pid": os.getpid(), "since": time.time()}, file)
-        file.flush()
+        # On a full disk others are not told who it is, and that is all.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            json.dump({"what": what, "pid": os.getpid(), "since": time.time()}, file)
+            file.flush()
         try:
             yield
         finally:
             # Children inherit no lock (Python opens without inheritance), so this is its end.
             file.truncate(0)
+
+
+def holder(state: Path) -> str | None:
+    """What the holder of the lock does, as it has said; None when nobody holds it."""
+    try:
+        with open(state / "lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                file.seek(0)
+                return json.loads(file.read())["what"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError):
+        return "another backup, verification or restore"
 
 
 def _busy(text: str) -> Failure:

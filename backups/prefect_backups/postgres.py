@@ -23,6 +23,7 @@ from psycopg import sql
 
 from . import parts
 from .errors import Code, Failure
+from .files import write_whole
 from .settings import Settings
 
 # It warns of connections that are gone; our own errors say so.
@@ -33,6 +34,12 @@ RESTORING = "prefect_restore"
 PREVIOUS = "prefect_previous"
 # The one that PREVIOUS was, until the restore that gives it up has ended well.
 GIVEN_UP = "prefect_given_up"
+# The live one, in the middle of an undo's renames.
+SWAPPING = "prefect_swapping"
+# The databases of ours beside the live one. Whatever removes or renames one of them looks at its comment first: a
+# person may have made one of that name by hand. A comment stays with a database when it is renamed.
+OURS = (RESTORING, PREVIOUS, GIVEN_UP, SWAPPING)
+MARK = "prefect-backups: "
 
 CONTAINER = "prefect-postgres"
 # Where `staging` is inside the container.
@@ -129,6 +136,45 @@ class Postgres:
         with self.connect("postgres") as connection:
             return connection.execute("SELECT pg_database_size(%s)", [database]).fetchone()[0]
 
+    def cluster(self) -> str:
+        """The identity of the cluster: another one for each that was ever made."""
+        with self.connect("postgres") as connection:
+            return str(connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()[0])
+
+    def tables(self, database: str = LIVE) -> set[str]:
+        """The names of a database's tables. Raises Failure when there is no such database."""
+        with self.connect(database) as connection:
+            return {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+    def foreign(self) -> list[str]:
+        """Databases with a name of ours that this kit has not made."""
+        query = "SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database"
+        with self.connect("postgres") as connection:
+            comments = dict(connection.execute(query).fetchall())
+        return [name for name in OURS if name in comments and not (comments[name] or "").startswith(MARK)]
+
+    def adopt(self, database: str) -> None:
+        """Mark a database as made by this kit."""
+        with self.connect("postgres") as connection:
+            self._mark(connection, database)
+
+    @staticmethod
+    def _mark(connection: psycopg.Connection, database: str) -> None:
+        # None takes the mark away: the live database is nobody's to remove.
+        text = f"{MARK}see prefect-restore --help" if database in OURS else None
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(database), sql.Literal(text)))
+
+    def refuse_foreign(self, what: str, *names: str) -> None:
+        """Raise Failure (FOREIGN) where a database of these names, or of any name of ours, was made by a person."""
+        found = [name for name in self.foreign() if name in (names or OURS)]
+        if found:
+            raise Failure(
+                Code.FOREIGN,
+                f'Refusing to {what}: the database "{found[0]}" has a name that this kit uses, but was not made by it',
+                f"give it another name: docker exec {self.container} psql -U prefect -d postgres"
+                f" -c 'ALTER DATABASE {found[0]} RENAME TO mine'",
+            )
+
     def revision(self, database: str = LIVE) -> str | None:
         """The migration that a database is at, or None for an empty one."""
         with self.connect(database) as connection:
@@ -141,9 +187,14 @@ class Postgres:
         """A new, empty database like the live one."""
         with self.connect("postgres") as connection:
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database)))
+            self._mark(connection, database)
 
     def drop(self, database: str) -> None:
-        """Remove a database, connected clients or not; one that is not there is no error."""
+        """Remove a database of ours, connected clients or not; one that is not there is no error.
+
+        Raises Failure (FOREIGN) for one that this kit has not made.
+        """
+        self.refuse_foreign("remove a database", database)
         with self.connect("postgres") as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
@@ -163,6 +214,7 @@ class Postgres:
                         connection.execute(
                             sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
                         )
+                        self._mark(connection, new)
                 return
             except psycopg.errors.ObjectInUse:
                 if last:
@@ -246,12 +298,42 @@ class Postgres:
             )
 
     def make_staging(self, name: str) -> Path:
-        """A new, empty directory in staging that the container's postgres may write to."""
+        """A new, empty directory in staging that the container's postgres may write to.
+
+        What is there of that name, and was put there by a person (restic restores to that very place), is kept beside.
+        """
         path = self.staging / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(mode=0o700)
+        if self.is_ours(name):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.exists() and any(path.iterdir()):
+            path.rename(path.with_name(time.strftime(f"{name}.kept-%Y%m%dT%H%M%SZ", time.gmtime())))
+        path.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(path, OWNER, OWNER)
+        write_whole(self._record(name), f"{path.stat().st_ino}\n")
         return path
+
+    def remove_staging(self, name: str) -> bool:
+        """Remove a directory of `make_staging`, into which a process that is ending may still be writing; whether it was there."""
+        path, ours = self.staging / name, self.is_ours(name)
+        for _ in range(20):
+            if not ours or not path.exists():
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                time.sleep(0.2)
+        self._record(name).unlink(missing_ok=True)
+        return ours
+
+    def _record(self, name: str) -> Path:
+        """Which directory of that name is ours: its inode. Beside staging, where Postgres does not get to."""
+        return self.staging.with_name(f".{self.staging.name}-{name}")
+
+    def is_ours(self, name: str) -> bool:
+        """Whether there is a directory of that name in staging, and it was made by `make_staging`."""
+        try:
+            return (self.staging / name).stat().st_ino == int(self._record(name).read_text())
+        except (OSError, ValueError):
+            return False
 
     def dump(self, directory: str, snapshot: str, jobs: int, watch: Callable[[], None] | None = None) -> None:
         """pg_dump of the live database, as another transaction sees it, to `staging/directory` (which it makes).

@@ -35,6 +35,9 @@ KEEP_OTHERS = ("--keep-within=7d", "--keep-last=3")
 # Seconds for a repository to answer when it is opened.
 OPEN_SECONDS = 60
 ID_FORMAT = "%Y%m%dT%H%M%SZ"
+ID_TAG = re.compile(r"id=\d{8}T\d{6}Z")
+# A file of restic's that has not got its name yet.
+HALF_WRITTEN = re.compile(r"[0-9a-f]{64}-tmp-\d+")
 
 UNREADABLE, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 3, 10, 11, 12
 # restic has one exit code for a disk that is full, a line that is cut and a repository that is damaged. What it says
@@ -134,6 +137,16 @@ def last_words(text: str) -> str:
 def hide_password(url: str) -> str:
     """An address without the password that it may hold: rest:https://user:secret@host/ and the like."""
     return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", url)
+
+
+def old_backups(text: str) -> list[str]:
+    """Our snapshots in the JSON of `restic forget --dry-run` that it would remove.
+
+    A person may keep snapshots of their own in the same repository, with tags like ours: only ours have an id.
+    """
+    groups = json.loads(text) or []
+    removed = [snapshot for group in groups for snapshot in group.get("remove") or []]
+    return [one["id"] for one in removed if any(ID_TAG.fullmatch(tag) for tag in one.get("tags") or [])]
 
 
 def keep_options(keep: Keep) -> list[str]:
@@ -403,8 +416,13 @@ class Repository:
         return removed + self._forget(*(f"--tag=kind={kind}" for kind in OTHER_KINDS), *KEEP_OTHERS)
 
     def _forget(self, *arguments: str) -> int:
-        said = self._run("forget", "--json", f"--host={HOST}", "--group-by=host", *arguments, what="forget backups")
-        return sum(len(group.get("remove") or []) for group in json.loads(said or b"[]") or [])
+        """restic says what the policy would remove; of that, only what this kit has made goes."""
+        policy = ("--dry-run", "--json", f"--host={HOST}", "--group-by=host", *arguments)
+        said = self._run("forget", *policy, what="say which backups are old")
+        old = old_backups(said.decode() or "[]")
+        if old:
+            self._run("forget", *old, what="forget backups")
+        return len(old)
 
     def prune(self, thorough: bool = True) -> None:
         """Free what no backup needs; without `thorough` only what is free whole, which rewrites nothing."""
@@ -437,7 +455,8 @@ class Repository:
     def remove_half_written(self) -> None:
         """Files that a killed restic had not given their name yet. Only for the local one, with nobody at work."""
         for path in Path(self.url).rglob("*-tmp-*"):
-            path.unlink(missing_ok=True)
+            if HALF_WRITTEN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def _shower(on_progress: Advance) -> Callable[[str], None]:

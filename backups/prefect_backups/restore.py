@@ -2,87 +2,55 @@
 
 The order of things is what this module is for:
 
-1. checks that change nothing: a backup that opens, versions that fit, room enough;
+1. checks that change nothing (plan.py): a backup that opens, versions that fit, room enough;
 2. a safety backup of what is there;
 3. pg_restore into a new database while the old one still serves; counts and checksums against the manifest; migrations
    and statistics, also there: none of that is downtime, however large the database is;
 4. the short stop: workers, server, one transaction in which the databases swap names, server;
-5. the restored world in order: runs that nobody works on any more, runs whose time has passed, slots of the dead;
-6. workers, and a smoke flow through the door.
+5. the restored flow runs are reconciled: those that nobody works on any more, those whose time has passed, slots of the dead;
+6. workers, and a smoke flow through the reverse proxy.
 
 Killed anywhere, it leaves a system that serves the old data or the new, whole. journal.py says what is left to do, and
-`Restore.resume` does it: at boot, and at once by systemd when the tool died (prefect-restore.service).
+`Restore.resume` does it: at boot, and at once by systemd when the tool died (prefect-restore.service). Where that cannot
+be done, a newer decision of a person takes its place: decide.py says which way is open.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import psycopg
 
-from . import backup, choose, manifest, previous, smoke
+from . import backup, decide, previous, smoke
 from .bring_back import bring_back, prove
+from .decide import Action, Command, Live, Renames
 from .errors import Code, Failure
-from .journal import Journal
+from .journal import MEANING, Journal
 from .lock import only_one
+from .plan import Plan, Planner, Request
 from .postgres import GIVEN_UP, LIVE, PREVIOUS, RESTORING, Postgres
 from .progress import Report, duration, failpoint, size
-from .restic import Backup, Repository
 from .settings import Settings
 from .stack import Stack
 
 SCRIPT = Path(__file__).with_name("in_server.py")
 CRASHED = "Its process did not survive: the server was restored from the backup {backup}."
 CANCELLED = "Its time passed before the server was restored from the backup {backup}."
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for; see the options of prefect-restore."""
-
-    id: str | None = None
-    before: datetime | None = None
-    repository: str | None = None
-    run_late: bool = False
-    outage_since: datetime | None = None
-    drain: float = 0.0
-    safety_backup: bool = True
-    new_cluster: bool = False
-    with_files: bool = False
-    initial: bool = False
-
-
-@dataclass
-class Plan:
-    """What the checks found out."""
-
-    backup: Backup
-    manifest: manifest.Manifest
-    repository: Repository
-    # Prefect of this host.
-    prefect: str
-    # What the live database is: "missing", "empty", "readable", or "unreadable" (by us; pg_dump may still read it).
-    live: str
-    # The last sign of life of the world that is there.
-    last_life: datetime | None
-    cancel_before: datetime | None
-    notes: list[str] = field(default_factory=list)
-
-
-# Workers give a sign every 30 s, also when no flow runs.
-LAST_LIFE = (
-    """SELECT greatest((SELECT max(timestamp) FROM flow_run_state), (SELECT max(last_heartbeat_time) FROM worker))"""
-)
+# What the holder of the lock does, where a newer decision may end it.
+RESUMPTION = "the rest of a restore that was cut off"
+# So often systemd tries it by itself; then a person has to decide.
+TRIES = 3
+# Seconds for a resumption that was told to stop to let go of the lock.
+HANDOVER = 15.0
 
 
 class Interrupted(Exception):
@@ -100,155 +68,47 @@ class Restore:
         self.state = Path(settings.state)
         self.stack = Stack(settings)
         self.postgres = Postgres.live(settings)
+        self.planner = Planner(settings, report, self.stack, self.postgres)
         self._interruptible = True
-
-    # --- what there is -----------------------------------------------------------------------------------------
-
-    def repositories(self, name: str | None) -> list[Repository]:
-        """The local repository (None), or a named one; "off-site" is the first that is not local, "all" is all."""
-        local, offsite = Repository.local(self.settings), Repository.offsite(self.settings)
-        if name in (None, "local"):
-            return [local]
-        if name == "all":
-            return [local, *offsite]
-        any_of_them = name in ("off-site", "offsite")
-        chosen = offsite[:1] if any_of_them else [one for one in offsite if one.name == name]
-        if not chosen:
-            known = ", ".join(["local", *(one.name for one in offsite)])
-            raise Failure(Code.NOT_FOUND, f'there is no repository "{name}"; there are: {known}', "see backups_offsite")
-        return chosen
-
-    def backups(self, name: str | None, initial: bool = False) -> list[Backup]:
-        """The backups of a repository, newest first. For a first restore on a new host, of all that answer."""
-        if not initial:
-            chosen = self.repositories(name)[0]
-            chosen.open()
-            return chosen.backups()
-        lists, failures = [], []
-        for repository in self.repositories(name or "all"):
-            try:
-                repository.open()
-                lists.append(repository.backups())
-            except Failure as failure:
-                failures.append(failure)
-        found = choose.merge(lists)
-        if not found and failures:
-            raise failures[-1]
-        return found
-
-    def plan(self, request: Request) -> Plan:
-        """The checks that change nothing (but for starting a Postgres that is down). Raises Failure."""
-        chosen = choose.pick(self.backups(request.repository, request.initial), request.id, request.before)
-        repository = next(one for one in self.repositories("all") if one.name == chosen.repository)
-        facts = manifest.Manifest.from_json(repository.read(chosen, manifest.path(self.settings)))
-        plan = Plan(chosen, facts, repository, self.stack.prefect_version(), "missing", None, None)
-        self._check_versions(plan)
-        if not request.new_cluster:
-            if not self.postgres.answers():
-                plan.notes.append("Postgres was down and has been started")
-                self.stack.start_postgres(self.postgres)
-            self._look_at_live(plan, request)
-        self._check_room(plan)
-        if not request.run_late:
-            plan.cancel_before = request.outage_since or plan.last_life or datetime.now(UTC)
-        return plan
-
-    def _check_versions(self, plan: Plan) -> None:
-        made, here = plan.manifest.prefect, plan.prefect
-        if choose.newer(made, here):
-            raise Failure(
-                Code.INCOMPATIBLE,
-                f"Refusing to restore {plan.backup.id}: it is of Prefect {made}, and this host runs Prefect {here},"
-                " which cannot read it",
-                f"set prefect_version: {made} in the inventory, run site.yml --tags stack,backups,workers, then restore;"
-                " or choose an older backup: prefect-restore --list",
-            )
-        image = self.stack.environment().get("POSTGRES_IMAGE", "")
-        major = image.rsplit(":", 1)[-1].split(".")[0].split("-")[0]
-        made_major = plan.manifest.postgres.split(".")[0]
-        if major.isdigit() and int(made_major) > int(major):
-            raise Failure(
-                Code.INCOMPATIBLE,
-                f"Refusing to restore {plan.backup.id}: it is of Postgres {plan.manifest.postgres}, and this host runs"
-                f" {image}, whose pg_restore cannot read it",
-                f"set prefect_postgres_image to a Postgres {made_major} in the inventory, run site.yml --tags stack",
-            )
-
-    def _look_at_live(self, plan: Plan, request: Request) -> None:
-        """What is there now, and when it last gave a sign of life."""
-        if LIVE not in self.postgres.databases():
-            plan.notes.append(f'there is no database "{LIVE}" at the moment')
-            return
-        try:
-            if self.postgres.revision() is None:
-                plan.live = "empty"
-                plan.notes.append("the database there now is empty")
-                return
-            plan.last_life = self._last_life()
-            with self.postgres.connect() as connection:
-                runs = connection.execute("SELECT count(*) FROM flow_run").fetchone()[0]
-            plan.live = "readable"
-        except (Failure, psycopg.Error) as error:
-            plan.live = "unreadable"
-            plan.notes.append(f"the database there now cannot be read whole: {' '.join(str(error).split())}")
-            return
-        if request.initial and runs:
-            raise Failure(
-                Code.DECLINED,
-                f"Refusing a first restore: this server has {runs} flow runs of its own",
-                "to replace them all the same: prefect-restore --latest",
-            )
-
-    def _check_room(self, plan: Plan) -> None:
-        """The dump on its way, and the new database beside the old one, with its write-ahead log."""
-        volume = self.stack.volume()
-        needs: dict[int, list[Any]] = {}
-        for path, count in (
-            (self.postgres.staging, plan.manifest.dump_bytes),
-            (volume if volume.exists() else volume.parent, int(plan.manifest.database_bytes * 1.1) + 300_000_000),
-        ):
-            need = needs.setdefault(path.stat().st_dev, [path, 0])
-            need[1] += count
-        for path, count in needs.values():
-            free = shutil.disk_usage(path).free
-            reserve = self.settings.reserve_mb * 2**20
-            if free < count + reserve:
-                raise Failure(
-                    Code.NO_ROOM,
-                    f"Refusing to restore {plan.backup.id}: it needs {size(count)} at {path} and {size(reserve)} must stay"
-                    f" free (backups_reserve_mb), but {size(free)} are free",
-                    "make room: docker system prune; prefect-backup prune; prefect-restore --drop-previous, if nobody wants --undo",
-                )
 
     # --- the restore -------------------------------------------------------------------------------------------
 
     def run(self, request: Request) -> dict[str, Any]:
         """The whole order; gives the facts for --json. Raises Failure; then the old data serve, unless it says else."""
-        with only_one(self.state, "a restore"), self._signals():
-            self.resume_unlocked()
+        with only_one(self.state, "a restore", patience=HANDOVER), self._signals():
+            earlier = self._unfinished()
+            if earlier is not None and earlier.aside and earlier.phase == "building":
+                # Before the checks: what they are about to look at is there.
+                self._put_cluster_back(earlier)
             with self.report.step("checks that change nothing", "checks"):
-                plan = self.plan(request)
+                plan = self.planner.plan(request, touch=True, tolerated=self.tolerated(earlier))
             for text in plan.notes:
                 self.report.say(f"      {text}")
+            if not request.new_cluster:
+                self._refuse_foreign("restore", earlier)
             self._safety(plan, request)
-            journal = Journal(plan.backup.id)
+            journal = Journal(plan.backup.id, served=self.stack.serves())
             journal.cancel_before = plan.cancel_before.timestamp() if plan.cancel_before else 0.0
-            journal.keep_previous = plan.live in ("readable", "unreadable") and not request.initial
+            unserved = self._give_up(earlier, journal)
             journal.save(self.state)
             try:
                 if request.new_cluster:
-                    self._new_cluster()
+                    self._new_cluster(journal)
                 self._build(plan, journal)
                 self._files(plan, request)
+                there = self.postgres.databases()
+                live = "missing" if request.new_cluster else plan.live
+                renames, journal.keep_previous = decide.of_restore(live, there, request.initial, unserved)
             except BaseException:
                 # What was there goes on serving, so nothing must be left of the attempt.
                 self._take_back(journal)
                 raise
-            renames = [(PREVIOUS, GIVEN_UP), (LIVE, PREVIOUS), (RESTORING, LIVE)]
             facts = self._switch(journal, renames, request)
+            undo = "prefect-restore --undo" if PREVIOUS in self.postgres.databases() else None
+            if undo is None:
+                previous.forget(self.settings)
             facts |= self._prove(request)
-        undo = "prefect-restore --undo" if journal.keep_previous else None
-        made = {"backup": plan.backup.id, "repository": plan.repository.name, "undo": undo}
+        made = {"backup": plan.backup.id, "repository": plan.backup.repository, "undo": undo}
         return {**made, **facts, "seconds": self.report.seconds}
 
     def _safety(self, plan: Plan, request: Request) -> None:
@@ -266,17 +126,25 @@ class Restore:
                 ) from failure
         self.report.say(f"      kept as {made['id']}")
 
-    def _new_cluster(self) -> None:
+    def _new_cluster(self, journal: Journal) -> None:
+        """What is there is set aside, until the backup is proven in a new cluster; `_take_back` brings it back."""
         with self.report.step("broken cluster set aside, a new one begun", "new cluster"):
-            aside = self.stack.new_cluster()
+            data = self.stack.volume()
+            journal.aside = str(data.with_name(time.strftime("broken-%Y%m%dT%H%M%SZ", time.gmtime())))
+            journal.stopped = time.time()
+            journal.workers = sorted({*journal.workers, *self.stack.active_workers()})
+            journal.save(self.state)
+            self.stack.set_aside(Path(journal.aside))
             self.stack.start_postgres(self.postgres)
-        self.report.say(f"      the broken one is kept in {aside}; remove it when nobody needs it any more")
+        self.report.say(f"      the broken one is kept in {journal.aside}; remove it when nobody needs it any more")
 
     def _build(self, plan: Plan, journal: Journal) -> None:
         """The backup as a new database beside the live one, proven."""
         where = "a new database, the old one serving"
         bring_back(plan.repository, plan.backup, plan.manifest, self.postgres, self.settings, self.report, where)
         hint = "nothing has changed; choose another backup: prefect-restore --list"
+        if journal.aside:
+            hint = "what was there before is put back; choose another backup: prefect-restore --list"
         prove(plan.backup, plan.manifest, self.postgres, self.report, hint)
         if plan.manifest.prefect != plan.prefect:
             with self.report.step(f"migrations from Prefect {plan.manifest.prefect} to {plan.prefect}", "migrate"):
@@ -286,7 +154,7 @@ class Restore:
             self.postgres.connect(RESTORING) as connection,
         ):
             connection.execute("ANALYZE")
-        journal.target = self._oid(RESTORING)
+        journal.target, journal.cluster = self._oid(RESTORING), self.postgres.cluster()
 
     def _files(self, plan: Plan, request: Request) -> None:
         """Caddy's authority and certificates, where a host is made anew: its clients then trust it as before."""
@@ -297,14 +165,16 @@ class Restore:
         with self.report.step("certificate authority and certificates", "files") as advance:
             plan.repository.restore(plan.backup, str(kept), into, advance)
             self.stack.replace_caddy_data(into)
-        shutil.rmtree(into, ignore_errors=True)
+        self.postgres.remove_staging("files")
 
     def _oid(self, database: str) -> int:
         with self.postgres.connect("postgres") as connection:
             row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
             return row[0] if row else 0
 
-    def _switch(self, journal: Journal, renames: list[tuple[str, str]], request: Request) -> dict[str, Any]:
+    # --- the short stop ------------------------------------------------------------------------------------------
+
+    def _switch(self, journal: Journal, renames: Renames, request: Request) -> dict[str, Any]:
         """The short stop. From here on a person's Ctrl-C is put off: what follows takes seconds and must be whole."""
         self._interruptible = False
         journal.workers = sorted({*journal.workers, *self.stack.active_workers()})
@@ -323,43 +193,91 @@ class Restore:
                 self.stack.stop_server()
                 self.stack.forget_leases()
             with self.report.step("databases swap names in one transaction", "swap"):
-                self.postgres.swap(*possible(renames, self.postgres.databases()))
+                self.postgres.swap(*renames)
         except BaseException:
-            if self._oid(LIVE) != journal.target:
+            # Where Postgres does not answer, nobody knows yet whether they have swapped: the journal tells a resumption.
+            if self.postgres.answers() and self._where(journal) is not Live.TARGET:
                 self._take_back(journal)
             raise
         return self._go_live(journal, time.monotonic() - stopped)
 
     def _go_live(self, journal: Journal, before: float = 0.0) -> dict[str, Any]:
         """Everything after the swap; what is done twice does no harm. `before` is the downtime so far, in seconds."""
-        journal.enter(self.state, "ordering")
+        facts: dict[str, Any] = {}
         started = time.monotonic()
+        reconciled = journal.phase == "starting"
+        if not reconciled:
+            journal.enter(self.state, "ordering")
+            if journal.keep_previous:
+                previous.note(self.settings, journal.backup)
+            if journal.lost:
+                return self._go_back_to_a_broken_one(journal)
         with self.report.step("server started and ready", "start server"):
             self.stack.start_server()
-        downtime = before + time.monotonic() - started
-        with self.report.step("runs of the dead, runs whose time has passed, slots", "order"):
-            facts = self._in_server(
-                do="order",
-                cancel_before=journal.cancel_before,
-                message=CRASHED.format(backup=journal.backup),
-                cancel_message=CANCELLED.format(backup=journal.backup),
-            )
+        facts["downtime_seconds"] = round(before + time.monotonic() - started, 1)
+        if not reconciled:
+            with self.report.step("runs of the dead, runs whose time has passed, slots", "order"):
+                facts |= self._in_server(
+                    do="order",
+                    cancel_before=journal.cancel_before,
+                    message=CRASHED.format(backup=journal.backup),
+                    cancel_message=CANCELLED.format(backup=journal.backup),
+                )
+            journal.enter(self.state, "starting")
+        self._start_proxy()
         self._start_workers(journal)
-        # The undo of an earlier restore is given up only now, when this one has one of its own.
-        self.postgres.drop(GIVEN_UP)
-        if journal.keep_previous:
-            previous.note(self.settings, journal.backup)
-        else:
-            self.postgres.drop(PREVIOUS)
+        facts |= {"workers": len(journal.workers), "workers_down": self._down()}
+        self._drop_given_up()
         failpoint("end")
         journal.end(self.state)
-        return {**facts, "workers": len(journal.workers), "downtime_seconds": round(downtime, 1)}
+        return facts
+
+    def _go_back_to_a_broken_one(self, journal: Journal) -> dict[str, Any]:
+        """An undo to a database that the server cannot serve: as it was before, which nobody has to wait for. Raises Failure."""
+        with self.report.step("server started, with the database as it was", "start server"):
+            self.stack.start_server(wait=False)
+        with contextlib.suppress(Failure):
+            self.stack.start_workers(journal.workers, wait=False)
+        self._drop_given_up()
+        journal.end(self.state)
+        raise Failure(
+            Code.NOT_READY,
+            "the database of before is back as it was, without the tables"
+            f" {', '.join(journal.lost[:5])}{' …' if len(journal.lost) > 5 else ''}: the server cannot serve it",
+            "forward again: prefect-restore --undo ; or another backup: prefect-restore --list",
+        )
+
+    def _drop_given_up(self) -> None:
+        """The undo of an earlier restore is given up only now, when this one has one of its own; and what one that did
+        not end had built."""
+        for name in (GIVEN_UP, RESTORING):
+            self.postgres.drop(name)
+
+    def _down(self) -> list[str]:
+        """Workers that start at boot and do not run, though nothing of this restore has stopped them."""
+        try:
+            return [] if self._by_systemd else self.stack.down_workers()
+        except Failure:
+            return []
+
+    def _start_proxy(self) -> None:
+        """Workers and people come through it; the data are restored with and without it."""
+        try:
+            self.stack.start_proxy()
+        except Failure as failure:
+            self.report.say(f"      the reverse proxy does not start: {failure.fact}", style="yellow")
 
     def _prove(self, request: Request) -> dict[str, Any]:
+        """The smoke flow; None where the restored data have no deployment for one."""
         if request.initial:
             return {}
-        with self.report.step("smoke flow through the door", "smoke") as advance:
-            return {"smoke": smoke.run(self.settings.door, advance)}
+        client = smoke.Client(self.settings.door)
+        deployment = smoke.find(client, self.settings.door)
+        if deployment is None:
+            self.report.say(f'  none the smoke flow: there is no deployment "{self.settings.door.deployment}"')
+            return {"smoke": None}
+        with self.report.step("smoke flow through the reverse proxy", "smoke") as advance:
+            return {"smoke": smoke.run(client, self.settings.door, deployment, advance)}
 
     def _in_server(self, **order: Any) -> dict[str, Any]:
         return json.loads(self.stack.in_server(SCRIPT.read_text(), {"ORDER": json.dumps(order)}))
@@ -368,8 +286,11 @@ class Restore:
 
     def _drain(self, journal: Journal, seconds: float) -> None:
         """Take no new runs, and give the running ones time to end."""
+        if not self.stack.serves():
+            self.report.say("      nothing to drain: the server does not answer")
+            return
         with self.report.step(f"running flow runs get {duration(seconds)} to end", "drain") as advance:
-            journal.paused = self._in_server(do="pause")["paused"]
+            journal.paused = sorted({*journal.paused, *self._in_server(do="pause")["paused"]})
             journal.save(self.state)
             end = time.monotonic() + seconds
             while (running := self._running()) and time.monotonic() < end:
@@ -385,38 +306,84 @@ class Restore:
 
     def _unpause(self, journal: Journal) -> None:
         """The world before is left as it was found, should it come back by an undo."""
-        if journal.paused:
+        if not journal.paused:
+            return
+        if self.stack.serves():
             self._in_server(do="unpause", paused=journal.paused)
-            journal.paused = []
-            journal.save(self.state)
+        else:
+            # Of a restore that was cut off with the server stopped.
+            self.report.say(f"      paused in the database of before, should it come back: {', '.join(journal.paused)}")
+        journal.paused = []
+        journal.save(self.state)
 
     # --- undo ----------------------------------------------------------------------------------------------------
 
     def undo(self, request: Request) -> dict[str, Any]:
         """Swap back to the database of before the last restore. Raises Failure (NO_UNDO) when there is none."""
-        with only_one(self.state, "an undo of a restore"), self._signals():
-            earlier = Journal.load(self.state)
-            # A restore whose server does not come back must be no obstacle to going back.
-            if earlier is not None and earlier.phase == "ordering":
-                earlier.end(self.state)
-            else:
-                self.resume_unlocked()
+        with only_one(self.state, "an undo of a restore", patience=HANDOVER), self._signals():
+            earlier, down = self._unfinished(), None
+            try:
+                self._start_postgres()
+            except Failure as failure:
+                down = failure
+            if earlier is not None and self.undo_takes_back(earlier):
+                return self._take_back_and_say(earlier)
+            if down is not None:
+                raise down
             self.check_undo()
-            journal = Journal("undo", target=self._oid(PREVIOUS), workers=earlier.workers if earlier else [])
-            last_life = self._last_life()
+            oid = self.previous_oid()
+            if request.shown not in (0, oid):
+                raise Failure(
+                    Code.DECLINED,
+                    "what --undo goes back to is not what was shown: another restore has come between",
+                    "look again: prefect-restore --undo --dry-run",
+                )
+            self._refuse_foreign("undo", earlier)
+            journal = Journal("undo", target=oid, cluster=self.postgres.cluster(), served=self.stack.serves())
+            lost = self.lost_tables()
+            last_life = self.planner.last_heartbeat()
             if not request.run_late:
                 journal.cancel_before = (request.outage_since or last_life or datetime.now(UTC)).timestamp()
-            if self.postgres.revision(PREVIOUS) != self.postgres.revision(LIVE):
-                with self.report.step("migrations of the database before", "migrate"):
-                    self.stack.migrate(PREVIOUS)
+            self._give_up(earlier, journal)
             journal.save(self.state)
-            aside = "prefect_swapping"
-            facts = self._switch(journal, [(LIVE, aside), (PREVIOUS, LIVE), (aside, PREVIOUS)], request)
+            try:
+                self._migrate_previous()
+                journal.lost = lost
+                there = self.postgres.databases()
+                renames = decide.of_undo(self._has_tables(LIVE), there)
+                journal.keep_previous = False
+            except BaseException:
+                self._take_back(journal)
+                raise
+            facts = self._switch(journal, renames, request)
+            undo = "prefect-restore --undo" if PREVIOUS in self.postgres.databases() else None
             facts |= self._prove(request)
-        return {"backup": "undo", "undo": "prefect-restore --undo", **facts, "seconds": self.report.seconds}
+        return {"backup": "undo", "undo": undo, **facts, "seconds": self.report.seconds}
+
+    def _migrate_previous(self) -> None:
+        """Bring the database of before to this host's Prefect; one without a migration of its own stays as it is."""
+        wanted = self.postgres.revision(PREVIOUS)
+        here = self.postgres.revision(LIVE) if LIVE in self.postgres.databases() else None
+        if wanted is not None and wanted != here:
+            with self.report.step("migrations of the database before", "migrate"):
+                self.stack.migrate(PREVIOUS)
+
+    def undo_takes_back(self, earlier: Journal) -> bool:
+        """Whether an undo takes back the unfinished restore, and nothing more: its databases have not swapped yet."""
+        action = decide.unfinished(Command.UNDO, earlier.phase, self._where(earlier), earlier.served)
+        return action is Action.TAKE_BACK
+
+    def drop_previous(self) -> bool:
+        """Give up the database that --undo would bring back; whether there was one. Raises Failure."""
+        if previous.unmarked(self.settings) and PREVIOUS in self.postgres.databases():
+            self.postgres.adopt(PREVIOUS)
+        there = PREVIOUS in self.postgres.databases()
+        self.postgres.drop(PREVIOUS)
+        previous.forget(self.settings)
+        return there
 
     def check_undo(self) -> str:
-        """Whether there is something to undo; says what. Raises Failure (NO_UNDO)."""
+        """Whether there is something to undo; says what, and what is wrong with it. Raises Failure (NO_UNDO)."""
         if PREVIOUS not in self.postgres.databases():
             raise Failure(
                 Code.NO_UNDO,
@@ -426,20 +393,87 @@ class Restore:
             )
         known = previous.read(self.settings)
         when = duration(time.time() - known["since"]) + " ago" if "since" in known else "at an unknown time"
-        return f"the database of before the restore of {known.get('backup', '?')}, {when} ({size(self.postgres.size(PREVIOUS))})"
+        said = f"the database of before the restore of {known.get('backup', '?')}, {when} ({size(self.postgres.size(PREVIOUS))})"
+        if lost := self.lost_tables():
+            said += f"\nBut the server cannot serve it: it lacks the tables {', '.join(lost)}"
+        return said
 
-    def _last_life(self) -> datetime | None:
+    def previous_oid(self) -> int:
+        """The identity of the database of before; 0 where there is none."""
+        return self._oid(PREVIOUS)
+
+    def lost_tables(self) -> list[str]:
+        """Tables that the database of before lacks, and that the server needs."""
         try:
-            with self.postgres.connect() as connection:
-                return connection.execute(LAST_LIFE).fetchone()[0]
+            there = self.postgres.tables(PREVIOUS)
         except (Failure, psycopg.Error):
-            return None
+            # Broken in another way; that shows when it is served.
+            return []
+        with contextlib.suppress(Failure, psycopg.Error):
+            if self.postgres.revision(PREVIOUS) == self.postgres.revision(LIVE):
+                return sorted(self.postgres.tables(LIVE) - there)
+        return sorted({"alembic_version", "flow_run", "flow", "deployment", "work_pool", "log"} - there)
 
-    # --- after a death -------------------------------------------------------------------------------------------
+    def _has_tables(self, database: str) -> bool:
+        return database in self.postgres.databases() and bool(self.postgres.tables(database))
+
+    # --- one that did not end --------------------------------------------------------------------------------------
+
+    def _unfinished(self) -> Journal | None:
+        """The restore that did not end; a journal that cannot be read is set aside."""
+        try:
+            found = Journal.load(self.state)
+        except Failure as failure:
+            self.report.say(f"      {failure.fact}; it is kept as {Journal.set_aside(self.state)}", style="yellow")
+            return None
+        self.stack.repair_caddy_data()
+        return found
+
+    def tolerated(self, earlier: Journal | None) -> list[str]:
+        """Databases of ours that may have no mark: of a kit before there were marks, or killed before it was made."""
+        names = [RESTORING, GIVEN_UP] if earlier is not None else []
+        return names + [PREVIOUS] * previous.unmarked(self.settings)
+
+    def _refuse_foreign(self, what: str, earlier: Journal | None) -> None:
+        """Raise Failure (FOREIGN) where a person's database has a name of ours; what is ours is marked so."""
+        there = self.postgres.databases()
+        for name in self.tolerated(earlier):
+            if name in there:
+                self.postgres.adopt(name)
+        previous.marked(self.settings)
+        self.postgres.refuse_foreign(what)
+
+    def _give_up(self, earlier: Journal | None, journal: Journal) -> bool:
+        """Let a new journal take the place of an unfinished one; gives whether the live database is one of it, unserved."""
+        if earlier is None:
+            return False
+        where = self._where(earlier)
+        self.report.say(f"      given up: {earlier.name}, which did not end ({MEANING[earlier.phase]})")
+        journal.take_place_of(earlier)
+        return where is Live.TARGET and earlier.backup != "undo" and earlier.keep_previous
+
+    def _where(self, journal: Journal) -> Live:
+        """What the live database is, seen from a journal."""
+        try:
+            oid = self._oid(LIVE)
+            if not oid:
+                return Live.GONE
+            same = not journal.cluster or journal.cluster == self.postgres.cluster()
+        except (Failure, psycopg.Error):
+            return Live.GONE
+        with contextlib.suppress(Failure, psycopg.Error):
+            # One that is too broken for that question is broken in another way.
+            if not self.postgres.tables():
+                return Live.GONE
+        return Live.TARGET if same and oid == journal.target else Live.BEFORE
+
+    def _start_postgres(self) -> None:
+        if not self.postgres.answers():
+            self.stack.start_postgres(self.postgres)
 
     def resume(self) -> dict[str, Any] | None:
         """Finish, or take back, what a killed restore has left. None: there was nothing."""
-        with only_one(self.state, "the rest of a restore that was cut off", patience=60):
+        with only_one(self.state, RESUMPTION, patience=60):
             return self.resume_unlocked()
 
     def resume_unlocked(self) -> dict[str, Any] | None:
@@ -449,41 +483,110 @@ class Restore:
             return None
         ago = duration(time.time() - journal.started)
         self.report.say(f'A restore of "{journal.backup}" was cut off (begun {ago} ago, phase "{journal.phase}").')
+        self._count(journal)
         self.stack.repair_caddy_data()
-        # A killed --new-cluster may have left Docker without the directory of the volume.
-        self.stack.volume().mkdir(mode=0o755, exist_ok=True)
-        self.stack.start_postgres(self.postgres)
-        if journal.phase == "building" or (journal.phase == "switching" and self._oid(LIVE) != journal.target):
-            if not self._take_back(journal):
-                raise Failure(
-                    Code.NOT_READY,
-                    f'the restore of "{journal.backup}" that was cut off cannot be taken back yet',
-                    "look at: docker ps --all ; journalctl -n 20 -u prefect-stack ; then: prefect-restore --resume",
-                )
-            self.report.say("It is taken back: the data of before the restore are served. Run the restore again.")
-            return {"backup": journal.backup, "resumed": "taken back"}
+        if journal.aside and journal.phase == "building":
+            self._put_cluster_back(journal)
+        why = ""
+        try:
+            self._start_postgres()
+        except Failure as failure:
+            if failure.code is Code.NO_ROOM and journal.phase != "building":
+                raise
+            why = failure.fact
+        where = self._where(journal)
+        action = decide.unfinished(Command.RESUME, journal.phase, where, journal.served)
+        if action is Action.TAKE_BACK:
+            return self._take_back_and_say(journal)
+        if action is Action.STUCK:
+            there = not why and self._oid(LIVE)
+            why = why or (f'the database "{LIVE}" has no tables' if there else f'there is no database "{LIVE}"')
+            raise Failure(
+                Code.NOT_READY,
+                f"{journal.name}, which did not end, cannot go on: {why}",
+                "bring a backup back, which gives it up: prefect-restore --latest"
+                + (
+                    "" if not why.startswith("Postgres") else " ; where Postgres does not start: --latest --new-cluster"
+                ),
+            )
         facts = self._go_live(journal)
         self.report.say("It is finished: the restored data are served.")
         return {"backup": journal.backup, "resumed": "finished", **facts}
+
+    def _count(self, journal: Journal) -> None:
+        """systemd tries a few times; a person as often as wanted. Raises Failure when it has tried enough."""
+        if not self._by_systemd:
+            journal.tries = 0
+        elif journal.tries >= TRIES:
+            raise Failure(
+                Code.NOT_READY,
+                f"{journal.name}, which did not end, was tried {journal.tries} times, and is not tried again by itself",
+                "try it once more: prefect-restore --resume ; go back: --undo ; or give it up for a backup: --latest",
+            )
+        else:
+            journal.tries += 1
+        # A disk that is full must not keep it from trying.
+        with contextlib.suppress(OSError):
+            journal.save(self.state)
+
+    def _take_back_and_say(self, journal: Journal) -> dict[str, Any]:
+        if not self._take_back(journal):
+            raise Failure(
+                Code.NOT_READY,
+                f"{journal.name}, which did not end, cannot be taken back yet: the server does not come",
+                "look at: docker ps --all ; journalctl -n 20 -u prefect-stack ; when that is solved:"
+                " prefect-restore --resume ; or bring a backup back: prefect-restore --latest",
+            )
+        self.report.say("It is taken back: the data of before the restore are there. Run the restore again.")
+        return {"backup": journal.backup, "resumed": "taken back"}
 
     def _take_back(self, journal: Journal) -> bool:
         """Leave nothing of an attempt: the old database serves, as before. What cannot be done now stays in the journal.
 
         Gives whether all of it was done: it is called where another failure is on its way already.
         """
-        with contextlib.suppress(Failure, psycopg.Error):
-            self.postgres.end_orphans()
-            if journal.backup != "undo":
-                self.postgres.drop(RESTORING)
+        try:
+            if journal.phase == "building" and journal.aside:
+                self._put_cluster_back(journal)
+            # What cannot be removed now, the next restore removes.
+            with contextlib.suppress(Failure, psycopg.Error):
+                self.postgres.end_orphans()
+                if journal.backup != "undo" and RESTORING in self.postgres.databases():
+                    self.postgres.adopt(RESTORING)
+                    self.postgres.drop(RESTORING)
             for name in ("restore", "files"):
-                shutil.rmtree(self.postgres.staging / name, ignore_errors=True)
-            if journal.phase == "switching":
-                self.stack.start_server()
-                self._unpause(journal)
-                self._start_workers(journal)
-            journal.end(self.state)
-            return True
-        return False
+                self.postgres.remove_staging(name)
+            earlier = journal.replaced()
+            if earlier is not None:
+                earlier.save(self.state)
+                self.report.say(f"      {earlier.name} is there again, unfinished: prefect-restore --resume")
+                return True
+            if journal.phase != "building" or journal.stopped:
+                self._serve_as_before(journal)
+        except (Failure, psycopg.Error, docker.errors.DockerException) as error:
+            self.report.say(f"      not taken back yet: {' '.join(str(error).split())}", style="yellow")
+            return False
+        journal.end(self.state)
+        return True
+
+    def _serve_as_before(self, journal: Journal) -> None:
+        """Start what the restore has stopped; what was broken before is not waited for. Raises Failure."""
+        if journal.served:
+            self.stack.start_server()
+            self._unpause(journal)
+            self._start_workers(journal)
+            return
+        with contextlib.suppress(Failure):
+            self.stack.start_server(wait=False)
+        with contextlib.suppress(Failure):
+            self.stack.start_workers(journal.workers, wait=False)
+
+    def _put_cluster_back(self, journal: Journal) -> None:
+        """The data that --new-cluster has set aside are in their place again. Raises Failure."""
+        with self.report.step("the cluster of before is put back", "put back"):
+            self.stack.put_back(Path(journal.aside))
+            journal.aside = ""
+            journal.save(self.state)
 
     def _start_workers(self, journal: Journal) -> None:
         with self.report.step("workers started", "start workers"):
@@ -510,13 +613,3 @@ class Restore:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def possible(renames: list[tuple[str, str]], there: set[str]) -> list[tuple[str, str]]:
-    """The renames whose database exists when their turn comes: one that somebody dropped is no obstacle."""
-    names, chosen = set(there), []
-    for old, new in renames:
-        if old in names:
-            names = names - {old} | {new}
-            chosen.append((old, new))
-    return chosen

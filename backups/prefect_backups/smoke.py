@@ -1,4 +1,4 @@
-"""The proof that everything works again: one flow run, asked for and counted through the public door.
+"""The proof that everything works again: one flow run, asked for and counted through the public endpoint.
 
 The standard question of this kit: a proxy or a client that is wrong loses task runs in silence, so they are counted.
 """
@@ -20,8 +20,8 @@ from .settings import Door
 SECONDS = 180
 
 
-class _Client:
-    """Prefect's REST API with an account at the door."""
+class Client:
+    """Prefect's REST API with an account at the reverse proxy."""
 
     def __init__(self, door: Door) -> None:
         self._session = requests.Session()
@@ -57,8 +57,19 @@ class _Client:
         return answer.json()
 
 
-def run(door: Door, advance: Advance) -> str:
+def find(client: Client, door: Door) -> str | None:
+    """The id of the smoke deployment; None where these data have none. Raises Failure (SMOKE)."""
+    flow, name = door.deployment.split("/", 1)
+    found = client.call("POST", "/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    flows = {one["id"] for one in client.call("POST", "/flows/filter", {"flows": {"name": {"any_": [flow]}}})}
+    return next((one["id"] for one in found if one["flow_id"] in flows), None)
+
+
+def run(client: Client, door: Door, deployment: str, advance: Advance) -> str:
     """Run the smoke deployment and count its task runs.
+
+    Args:
+        deployment: its id.
 
     Returns:
         What was seen, in words.
@@ -66,17 +77,8 @@ def run(door: Door, advance: Advance) -> str:
     Raises:
         Failure: SMOKE, when the run does not complete in time or its task runs are not all there.
     """
-    client = _Client(door)
-    flow, name = door.deployment.split("/", 1)
-    found = client.call("POST", "/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
-    flows = {
-        one["id"]: one["name"] for one in client.call("POST", "/flows/filter", {"flows": {"name": {"any_": [flow]}}})
-    }
-    deployment = next((one for one in found if one["flow_id"] in flows), None)
-    if deployment is None:
-        return f'no deployment "{door.deployment}" in this backup, so no smoke run'
     started = time.monotonic()
-    made = client.call("POST", f"/deployments/{deployment['id']}/create_flow_run", {})
+    made = client.call("POST", f"/deployments/{deployment}/create_flow_run", {})
     state: dict[str, Any] = {}
     while time.monotonic() - started < SECONDS:
         state = client.call("GET", f"/flow_runs/{made['id']}")["state"]

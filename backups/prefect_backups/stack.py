@@ -15,10 +15,13 @@ import docker.errors
 
 from .errors import Code, Failure
 from .postgres import CONTAINER, Postgres
+from .restic import FULL
 from .settings import Settings
 
 SERVER = "prefect-server"
 CADDY = "prefect-caddy"
+#: Of Postgres's data.
+VOLUME = "prefect_postgres"
 WORKERS = ("prefect-worker@*.service", "prefect-docker-worker@*.service")
 #: What a docker worker gives the container of a flow run.
 RUN_LABEL = "io.prefect.flow-run-id"
@@ -76,12 +79,38 @@ class Stack:
 
     def active_workers(self) -> list[str]:
         """Units of workers that run, or that systemd is about to start again."""
+        return [name for name, state in self._workers().items() if state in {"active", "activating", "reloading"}]
+
+    @staticmethod
+    def _workers() -> dict[str, str]:
+        """The state of each unit of a worker that systemd knows."""
         said = _run(
             ["systemctl", "list-units", "--all", "--plain", "--output=json", *WORKERS],
             Code.NOT_READY,
             "systemctl status",
         )
-        return [unit["unit"] for unit in json.loads(said) if unit["active"] in {"active", "activating", "reloading"}]
+        return {unit["unit"]: unit["active"] for unit in json.loads(said)}
+
+    def enabled_workers(self) -> list[str]:
+        """Units of workers that start at boot."""
+        said = _run(
+            ["systemctl", "list-unit-files", "--output=json", "--state=enabled", *WORKERS],
+            Code.NOT_READY,
+            "systemctl status",
+        )
+        return sorted(unit["unit_file"] for unit in json.loads(said or "[]") if "@." not in unit["unit_file"])
+
+    def down_workers(self) -> list[str]:
+        """Units of workers that start at boot, and do not run now; one that is just stopping may be being restarted."""
+        states = self._workers()
+        return [name for name in self.enabled_workers() if states.get(name, "inactive") in {"inactive", "failed"}]
+
+    def serves(self) -> bool:
+        """Whether the server is ready."""
+        try:
+            return docker.from_env().containers.get(SERVER).health == "healthy"
+        except docker.errors.DockerException:
+            return False
 
     # --- stop and start ----------------------------------------------------------------------------------------
 
@@ -118,15 +147,37 @@ class Stack:
             ) from error
 
     def start_workers(self, units: list[str], wait: bool = True) -> None:
-        """Start them and, with `wait`, see that they stay. Raises Failure (NOT_READY) with the unit's name."""
+        """Start them and, with `wait`, see that they stay. Raises Failure (NOT_READY) that names those that do not."""
+        # One that was taken out of the inventory meanwhile may have no unit any more.
+        units = [unit for unit in units if self._exists(unit)]
         if not units:
             return
         how = [] if wait else ["--no-block"]
-        _run(["systemctl", "start", *how, *units], Code.NOT_READY, "look at: journalctl -n 20 -u " + units[0])
+        look = "look at: journalctl -n 20 -u "
+        try:
+            _run(["systemctl", "start", *how, *units], Code.NOT_READY, look + units[0])
+        except Failure:
+            # Which of them, is said below.
+            if not wait:
+                raise
         if wait:
             time.sleep(2)
-            for unit in units:
-                _run(["systemctl", "is-active", unit], Code.NOT_READY, f"look at: journalctl -n 20 -u {unit}")
+            down = [unit for unit in units if unit not in self.active_workers()]
+            if down:
+                raise Failure(
+                    Code.NOT_READY,
+                    f"of {len(units)} workers that ran before these do not come back: {', '.join(down)}",
+                    f"{look}{down[0]} ; then: prefect-restore --resume",
+                )
+
+    @staticmethod
+    def _exists(unit: str) -> bool:
+        done = subprocess.run(["systemctl", "cat", unit], capture_output=True, check=False)
+        return done.returncode == 0
+
+    def start_proxy(self) -> None:
+        """Start the reverse proxy where it does not run. Raises Failure (NOT_READY)."""
+        self.compose("up", "--detach", "--no-recreate", "caddy")
 
     def stop_server(self) -> None:
         """Stop the server; one that is not there is stopped."""
@@ -147,13 +198,22 @@ class Stack:
     def start_postgres(self, postgres: Postgres) -> None:
         """Start Postgres where it does not run. Raises Failure (NO_DATABASE) with its last words when it does not come."""
         try:
+            # A directory of the volume that somebody has removed: Docker would not start the container.
+            self.volume()
             self.compose("up", "--detach", "--no-recreate", "postgres", code=Code.NO_DATABASE)
             self._wait_for_postgres()
             postgres.wait(10)
         except (Failure, docker.errors.DockerException) as error:
+            words = self.last_words(CONTAINER)
+            if FULL.search(words) or FULL.search(str(error)):
+                raise Failure(
+                    Code.NO_ROOM,
+                    f'Postgres does not start, because the disk is full: "{words}"',
+                    "make room, then the same command again: df -h ; docker system prune ; journalctl --vacuum-size=100M",
+                ) from error
             raise Failure(
                 Code.NO_DATABASE,
-                f'Postgres does not start: "{self.last_words(CONTAINER)}"',
+                f'Postgres does not start: "{words}"',
                 "if its data is beyond repair, set it aside and begin a new cluster: prefect-restore --latest --new-cluster",
             ) from error
 
@@ -177,8 +237,16 @@ class Stack:
             return str(error)
         return " / ".join(said.strip().splitlines())
 
-    def start_server(self) -> None:
-        """Start the server and wait until it is ready. Raises Failure (NOT_READY)."""
+    def start_server(self, wait: bool = True) -> None:
+        """Start the server and wait until it is ready. Raises Failure (NOT_READY).
+
+        Without `wait` nobody waits for Postgres either: for what did not serve before.
+        """
+        if not wait:
+            for name in (CONTAINER, SERVER):
+                with contextlib.suppress(docker.errors.DockerException):
+                    docker.from_env().containers.get(name).start()
+            return
         self.compose("up", "--detach", "--no-recreate", "server")
         end = time.monotonic() + SERVER_SECONDS
         engine = docker.from_env()
@@ -190,7 +258,8 @@ class Stack:
                 raise Failure(
                     Code.NOT_READY,
                     f'the server is not ready after {SERVER_SECONDS} s: "{self.last_words(SERVER)}"',
-                    f"look at: docker logs --tail 50 {SERVER} ; then: prefect-restore --undo",
+                    f"look at: docker logs --tail 50 {SERVER} ; when that is solved: prefect-restore --resume ; or go back:"
+                    " prefect-restore --undo",
                 )
             time.sleep(0.2)
 
@@ -227,25 +296,65 @@ class Stack:
     # --- what is beside the database -----------------------------------------------------------------------------
 
     def volume(self) -> Path:
-        """The directory of Postgres's volume on the host; it may be missing. Raises Failure."""
+        """The directory of Postgres's volume on the host; made when the volume or its directory is gone. Raises Failure."""
+        engine = docker.from_env()
         try:
-            return Path(docker.from_env().volumes.get("prefect_postgres").attrs["Mountpoint"])
+            try:
+                found = engine.volumes.get(VOLUME)
+            except docker.errors.NotFound:
+                self.compose("create", "--no-recreate", "postgres", code=Code.NO_DATABASE)
+                found = engine.volumes.get(VOLUME)
         except docker.errors.DockerException as error:
             raise Failure(
                 Code.NO_DATABASE, f"Postgres's volume cannot be found: {error}", "docker volume ls"
             ) from error
+        data = Path(found.attrs["Mountpoint"])
+        # The entrypoint gives it its owner.
+        data.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return data
 
-    def new_cluster(self) -> Path | None:
-        """Stop Postgres and set its data aside; gives where it is. The next start makes a new, empty cluster."""
+    def has_cluster(self) -> bool:
+        """Whether there are data of Postgres's. Changes nothing. Raises Failure (NO_DATABASE)."""
+        try:
+            data = Path(docker.from_env().volumes.get(VOLUME).attrs["Mountpoint"])
+        except docker.errors.NotFound:
+            return False
+        except docker.errors.DockerException as error:
+            raise Failure(
+                Code.NO_DATABASE, f"the Docker engine does not answer: {error}", "look at: systemctl status docker"
+            ) from error
+        return (data / "PG_VERSION").exists()
+
+    def place(self) -> Path:
+        """A directory on the file system that Postgres's volume is, or will be, on. Changes nothing."""
+        try:
+            path = Path(docker.from_env().volumes.get(VOLUME).attrs["Mountpoint"])
+        except docker.errors.DockerException:
+            path = Path("/var/lib/docker/volumes") / VOLUME
+        while not path.exists():
+            path = path.parent
+        return path
+
+    def set_aside(self, aside: Path) -> None:
+        """Stop server and Postgres, and rename Postgres's data; the next start makes a new, empty cluster."""
         self.compose("stop", "server", "postgres")
         data = self.volume()
-        aside = None
-        if data.exists():
-            aside = data.with_name(time.strftime("broken-%Y%m%dT%H%M%SZ", time.gmtime()))
-            data.rename(aside)
-        # Docker would not start a container whose volume has no directory; the entrypoint gives it its owner.
+        data.rename(aside)
+        # Docker would not start a container whose volume has no directory.
         data.mkdir(mode=0o755, exist_ok=True)
-        return aside
+
+    def put_back(self, aside: Path) -> None:
+        """Undo `set_aside`, also a half-done one; the new cluster goes. Postgres and the server are stopped then."""
+        self.compose("stop", "server", "postgres")
+        data, discarded = self.volume(), aside.with_name(f"{aside.name}.new")
+        if aside.exists():
+            # What is aside is back before anything is removed, and a death between the renames is no obstacle.
+            if discarded.exists():
+                data.rmdir()
+            else:
+                data.rename(discarded)
+            aside.rename(data)
+        shutil.rmtree(discarded, ignore_errors=True)
 
     def replace_caddy_data(self, restored: Path) -> None:
         """Put Caddy's data (its authority, certificates, ACME account) in the place of what is there."""

@@ -22,7 +22,7 @@ import docker.errors
 import psycopg
 from cryptography.fernet import Fernet, InvalidToken
 
-from . import manifest, space
+from . import manifest, repositories, space
 from .bring_back import bring_back, prove
 from .choose import pick
 from .errors import Code, Failure
@@ -105,13 +105,13 @@ def verify(
 
     Args:
         identity: which backup; the newest without.
-        repository: where from; the local one without.
+        repository: where from, as repositories.find() takes it; the local one without.
         patience: seconds to wait while something else is at work.
     """
-    source = find_repository(settings, repository)
+    sources = repositories.find(settings, repository)
     with only_one(Path(settings.state), "a verification", patience):
-        source.open()
-        backup = pick(source.backups(), identity, None)
+        backup = pick(repositories.backups(sources, report), identity, None)
+        source = next(one for one in sources if one.name == backup.repository)
         record: dict[str, Any] = {
             "backup": backup.id,
             "repository": source.name,
@@ -127,16 +127,6 @@ def verify(
             known = remembered(read_verified(settings), record)
             write_whole(Path(settings.state) / "verified.json", json.dumps(known, indent=2) + "\n")
     return {**record, "seconds": report.seconds}
-
-
-def find_repository(settings: Settings, name: str | None) -> Repository:
-    """A repository by its name; the local one without. Raises Failure (NOT_FOUND)."""
-    known = [Repository.local(settings), *Repository.offsite(settings)]
-    for one in known:
-        if name is None or one.name == name:
-            return one
-    names = ", ".join(one.name for one in known)
-    raise Failure(Code.NOT_FOUND, f'there is no repository "{name}"; there are: {names}', "see backups_offsite")
 
 
 def _verify(settings: Settings, report: Report, source: Repository, backup: Backup) -> dict[str, Any]:
@@ -295,7 +285,7 @@ def remove(settings: Settings) -> bool:
     with contextlib.suppress(docker.errors.DockerException):
         docker.from_env().containers.get(CONTAINER).remove(force=True, v=True)
         there = True
-    for name in ("data", "socket", "staging", "password"):
+    for name in ("data", "socket", "staging", ".staging-restore", "password"):
         path = Path(settings.verify_directory) / name
         there = there or path.exists()
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

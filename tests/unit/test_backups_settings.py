@@ -198,6 +198,14 @@ def test_names():
         ]
 
 
+@pytest.mark.parametrize("name", ["local", "all", "off-site", "offsite"])
+def test_a_name_that_means_something_else(name):
+    assert said(backups_offsite=[{"name": name, "repository": "/mnt/nas/prefect"}]) == [
+        f'backups_offsite: the name "{name}" is not allowed: prefect-restore --from {name} means something else; give it '
+        "another name"
+    ]
+
+
 # --- the other settings ------------------------------------------------------------------------------------------
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prefect_backups import choose, settings
+from prefect_backups import choose, cli_restore, lock, repositories, settings
+from prefect_backups.decide import possible
 from prefect_backups.errors import Code, Failure
 from prefect_backups.journal import Journal
-from prefect_backups.progress import duration, size
+from prefect_backups.plan import Plan
+from prefect_backups.progress import Report, duration, size
 from prefect_backups.restic import Backup
-from prefect_backups.restore import possible
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -142,6 +144,123 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(Failure) as refused:
         Journal.load(tmp_path)
     assert "restore.json" in refused.value.fact
+
+
+# --- what was shown is what is restored ------------------------------------------------------------------------------
+
+
+def unit_arguments(*words: str, plan: Plan | None = None, shown: int = 0) -> list[str]:
+    return cli_restore.settled(cli_restore.parser().parse_args(words), plan, shown)
+
+
+def plan_of(backup: Backup, last_life: datetime | None = None) -> Plan:
+    return Plan(backup, None, None, "3.8.8", "readable", last_life, last_life)  # type: ignore[arg-type]
+
+
+def test_the_unit_restores_what_was_shown() -> None:
+    """Minutes may pass at the question, and another backup, or another 2h, is newer by then."""
+    shown = plan_of(made("20261121T101200Z", "far"), NOON)
+    for which in (["--latest"], ["--before", "2h"], ["--id", "2026"], ["--latest", "--from", "all"]):
+        assert unit_arguments(*which, "--without-safety-backup", "--json", "--drain", "5", plan=shown) == [
+            *("--id", "20261121T101200Z", "--from", "far", "--outage-since", NOON.isoformat()),
+            *("--without-safety-backup", "--json", "--drain", "5.0"),
+        ]
+    # Postgres was down: when the world was last heard of is found out then.
+    assert unit_arguments("--latest", plan=plan_of(made("20261121T101200Z"))) == [
+        "--id", "20261121T101200Z", "--from", "local"
+    ]  # fmt: skip
+
+
+def test_what_nobody_was_shown_is_passed_on_as_it_was_said() -> None:
+    for words in (
+        ["--latest", "--from", "far", "--run-late"],
+        ["--outage-since", "2h", "--before", "04:30", "--new-cluster"],
+        ["--id", "2026", "--with-files", "--initial"],
+    ):
+        assert sorted(unit_arguments(*words, "--yes")) == sorted(words)
+    assert unit_arguments("--undo", "--yes", "--json", shown=7) == ["--undo", "--shown", "7", "--json"]
+
+
+def test_every_option_reaches_the_unit_or_is_of_the_front() -> None:
+    front = {"list", "resume", "drop_previous", "dry_run", "yes", "in_unit", "by_systemd", "shown"}
+    everything = {"latest": [], "id": ["x"], "before": ["2h"], "undo": [], "repository": ["x"], "outage_since": ["2h"]}
+    for name in set(vars(cli_restore.parser().parse_args([]))) - front:
+        option = {"repository": "--from"}.get(name, f"--{name.replace('_', '-')}")
+        value = everything.get(name, ["5"] if name == "drain" else [])
+        assert option in unit_arguments(option, *value), name
+
+
+def test_workers_that_do_not_run_are_said() -> None:
+    assert cli_restore.workers_of(2, []) == "2 workers are back."
+    assert cli_restore.workers_of(0, ["prefect-worker@a.service", "prefect-worker@b.service"]) == (
+        "0 workers are back. 2 do not run, and did not before: prefect-worker@a.service, prefect-worker@b.service;"
+        " start them: systemctl start prefect-worker@a.service prefect-worker@b.service"
+    )
+    assert cli_restore.workers_of(1, ["prefect-worker@b.service"]) == (
+        "1 worker is back. 1 does not run, and did not before: prefect-worker@b.service;"
+        " start it: systemctl start prefect-worker@b.service"
+    )
+
+
+# --- which repositories ----------------------------------------------------------------------------------------------
+
+
+def test_a_name_of_repositories_means_the_same_everywhere() -> None:
+    far = [{"name": "far", "repository": "/far"}, {"name": "s3", "repository": "/s3"}]
+    known = settings.parse(json.dumps(LEAST | {"offsite": far}))
+    for name, meant in (
+        (None, ["local"]),
+        ("local", ["local"]),
+        ("s3", ["s3"]),
+        ("off-site", ["far", "s3"]),
+        ("offsite", ["far", "s3"]),
+        ("all", ["local", "far", "s3"]),
+    ):
+        assert [one.name for one in repositories.find(known, name)] == meant, name
+    for name in ("moon", "off-site"):
+        with pytest.raises(Failure) as refused:
+            repositories.find(settings.parse(json.dumps(LEAST)), name)
+        assert refused.value.fact == f'there is no repository "{name}"; there are: local'
+        assert refused.value.code is Code.NOT_FOUND
+
+
+class PlayedRepository:
+    """A repository with some backups, or none that opens."""
+
+    def __init__(self, name: str, *identities: str, broken: str = "") -> None:
+        self.name, self._backups, self._broken = name, [made(one, name) for one in identities], broken
+
+    def open(self) -> None:
+        if self._broken:
+            raise Failure(Code.WRONG_KEY, self._broken)
+
+    def backups(self) -> list[Backup]:
+        return self._backups
+
+
+def test_a_repository_that_does_not_open_hides_no_other() -> None:
+    said = io.StringIO()
+    broken = PlayedRepository("local", broken="it does not open")
+    far = PlayedRepository("far", "20261121T111200Z")
+    assert [one.repository for one in repositories.backups([broken, far], Report(said))] == ["far"]
+    assert said.getvalue() == "not in the list: it does not open\n"
+    with pytest.raises(Failure, match="it does not open"):
+        repositories.backups([broken], Report(said))
+
+
+def test_the_list_shows_all_of_them(tmp_path: Path) -> None:
+    many = [made(f"202611{day:02}T{hour:02}1200Z") for day in (20, 21) for hour in range(24)]
+    assert cli_restore.table_of(many, tmp_path, NOON).row_count == len(many) == 48
+
+
+# --- the lock --------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_at_work_is_known(tmp_path: Path) -> None:
+    assert lock.holder(tmp_path) is None
+    with lock.only_one(tmp_path, "a restore"):
+        assert lock.holder(tmp_path) == "a restore"
+    assert lock.holder(tmp_path) is None
 
 
 # --- the settings --------------------------------------------------------------------------------------------------

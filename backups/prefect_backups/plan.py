@@ -1,0 +1,193 @@
+"""What a restore would do, found out by checks that change nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from . import choose, manifest, repositories
+from .errors import Code, Failure
+from .postgres import LIVE, OURS, Postgres
+from .progress import Report, size
+from .restic import Backup, Repository
+from .settings import Settings
+from .stack import Stack
+
+# Workers send a heartbeat every 30 s, also when no flow runs.
+LAST_HEARTBEAT = (
+    """SELECT greatest((SELECT max(timestamp) FROM flow_run_state), (SELECT max(last_heartbeat_time) FROM worker))"""
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; see the options of prefect-restore."""
+
+    id: str | None = None
+    before: datetime | None = None
+    repository: str | None = None
+    run_late: bool = False
+    outage_since: datetime | None = None
+    drain: float = 0.0
+    safety_backup: bool = True
+    new_cluster: bool = False
+    with_files: bool = False
+    initial: bool = False
+    # Of an undo: the identity of the database that was shown and confirmed.
+    shown: int = 0
+
+
+@dataclass
+class Plan:
+    """What the checks found out."""
+
+    backup: Backup
+    manifest: manifest.Manifest
+    repository: Repository
+    # Prefect of this host.
+    prefect: str
+    # What the live database is: "missing", "empty", "readable", "unreadable" (by us; pg_dump may still read it), or
+    # "unknown" as long as Postgres is down.
+    live: str
+    # The last heartbeat of the world that is there.
+    last_life: datetime | None
+    cancel_before: datetime | None
+    notes: list[str] = field(default_factory=list)
+
+
+class Planner:
+    """Makes the plan of a restore on this host."""
+
+    def __init__(self, settings: Settings, report: Report, stack: Stack, postgres: Postgres) -> None:
+        self.settings = settings
+        self.report = report
+        self.stack = stack
+        self.postgres = postgres
+
+    def backups(self, name: str | None, initial: bool = False) -> list[Backup]:
+        """The backups that a name of repositories means, newest first. For a first restore on a new host, all there are."""
+        wanted = repositories.ALL if initial and name is None else name
+        return repositories.backups(repositories.find(self.settings, wanted), self.report)
+
+    def plan(self, request: Request, touch: bool, tolerated: Sequence[str] = ()) -> Plan:
+        """The checks. Raises Failure.
+
+        Args:
+            touch: start a Postgres that is down. Without it nothing at all is changed, and what is in Postgres stays
+                unknown where it is down.
+            tolerated: databases of ours that may have no mark yet.
+        """
+        chosen = choose.pick(self.backups(request.repository, request.initial), request.id, request.before)
+        known = repositories.find(self.settings, repositories.ALL)
+        repository = next(one for one in known if one.name == chosen.repository)
+        facts = manifest.Manifest.from_json(repository.read(chosen, manifest.path(self.settings)))
+        plan = Plan(chosen, facts, repository, self.stack.prefect_version(), "missing", None, None)
+        self._check_versions(plan)
+        if not request.new_cluster and self._up(plan, touch):
+            self.postgres.refuse_foreign("restore", *(name for name in OURS if name not in tolerated))
+            self._look_at_live(plan, request)
+        self._check_room(plan)
+        if not request.run_late:
+            plan.cancel_before = request.outage_since or plan.last_life or datetime.now(UTC)
+        return plan
+
+    def _up(self, plan: Plan, touch: bool) -> bool:
+        """Whether Postgres answers, after it was started where that is wanted."""
+        if self.postgres.answers():
+            return True
+        there = self.stack.has_cluster()
+        if touch:
+            self.stack.start_postgres(self.postgres)
+            plan.notes.append("Postgres was down and has been started")
+            return True
+        plan.live = "unknown" if there else "missing"
+        plan.notes.append(
+            "Postgres is down: it is started first"
+            if there
+            else "Postgres's data are gone: a new cluster is made first"
+        )
+        return False
+
+    def _check_versions(self, plan: Plan) -> None:
+        made, here = plan.manifest.prefect, plan.prefect
+        if choose.newer(made, here):
+            raise Failure(
+                Code.INCOMPATIBLE,
+                f"Refusing to restore {plan.backup.id}: it is of Prefect {made}, and this host runs Prefect {here},"
+                " which cannot read it",
+                f"set prefect_version: {made} in the inventory, run site.yml --tags stack,backups,workers, then restore;"
+                " or choose an older backup: prefect-restore --list",
+            )
+        image = self.stack.environment().get("POSTGRES_IMAGE", "")
+        major = image.rsplit(":", 1)[-1].split(".")[0].split("-")[0]
+        made_major = plan.manifest.postgres.split(".")[0]
+        if major.isdigit() and int(made_major) > int(major):
+            raise Failure(
+                Code.INCOMPATIBLE,
+                f"Refusing to restore {plan.backup.id}: it is of Postgres {plan.manifest.postgres}, and this host runs"
+                f" {image}, whose pg_restore cannot read it",
+                f"set prefect_postgres_image to a Postgres {made_major} in the inventory, run site.yml --tags stack",
+            )
+
+    def _look_at_live(self, plan: Plan, request: Request) -> None:
+        """What is there now, and when it last sent a heartbeat."""
+        if LIVE not in self.postgres.databases():
+            plan.notes.append(f'there is no database "{LIVE}" at the moment')
+            return
+        try:
+            if not self.postgres.tables():
+                plan.live = "empty"
+                plan.notes.append("the database there now is empty")
+                return
+            plan.last_life = self.last_heartbeat()
+            with self.postgres.connect() as connection:
+                runs = connection.execute("SELECT count(*) FROM flow_run").fetchone()[0]
+            if self.postgres.revision() is None:
+                raise Failure(Code.NO_DATABASE, 'the table "alembic_version" is missing or empty')
+            lost = sorted(set(plan.manifest.tables) - self.postgres.tables())
+            if lost and plan.manifest.prefect == plan.prefect:
+                plan.notes.append(f"the database there now lacks tables that the backup has: {', '.join(lost)}")
+            plan.live = "readable"
+        except (Failure, psycopg.Error) as error:
+            plan.live = "unreadable"
+            plan.notes.append(f"the database there now cannot be read whole: {' '.join(str(error).split())}")
+            return
+        if request.initial and runs:
+            raise Failure(
+                Code.DECLINED,
+                f"Refusing a first restore: this server has {runs} flow runs of its own",
+                "to replace them all the same: prefect-restore --latest",
+            )
+
+    def last_heartbeat(self) -> datetime | None:
+        """When the world that is there was last heard of; None where that cannot be read."""
+        try:
+            with self.postgres.connect() as connection:
+                return connection.execute(LAST_HEARTBEAT).fetchone()[0]
+        except (Failure, psycopg.Error):
+            return None
+
+    def _check_room(self, plan: Plan) -> None:
+        """The dump on its way, and the new database beside the old one, with its write-ahead log."""
+        needs: dict[int, list[Any]] = {}
+        for path, count in (
+            (self.postgres.staging, plan.manifest.dump_bytes),
+            (self.stack.place(), int(plan.manifest.database_bytes * 1.1) + 300_000_000),
+        ):
+            need = needs.setdefault(path.stat().st_dev, [path, 0])
+            need[1] += count
+        for path, count in needs.values():
+            free = shutil.disk_usage(path).free
+            reserve = self.settings.reserve_mb * 2**20
+            if free < count + reserve:
+                raise Failure(
+                    Code.NO_ROOM,
+                    f"Refusing to restore {plan.backup.id}: it needs {size(count)} at {path} and {size(reserve)} must stay"
+                    f" free (backups_reserve_mb), but {size(free)} are free",
+                    "make room: docker system prune; prefect-backup prune; prefect-restore --drop-previous, if nobody wants --undo",
+                )
