@@ -24,7 +24,9 @@ def worker_type_problems(pools: list[dict[str, Any]], workers: list[dict[str, An
                 f'{where} "kubernetes"; the workers of such a pool run in the cluster (Prefect\'s Helm chart '
                 "prefect-worker installs them there), so take it out of prefect_workers"
             )
-        elif kind == "docker" and not server:
+        elif kind == "docker" and worker.get("devices"):
+            problems.append(f'{where} "docker"; devices are for workers of process pools, so take "devices" out')
+        if kind == "docker" and not server:
             problems.append(
                 f'{where} "docker"; such a worker needs a Docker engine, which this kit sets up on the server only '
                 "(group prefect)"

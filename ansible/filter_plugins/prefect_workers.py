@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MEMORY = re.compile(r"([1-9][0-9]*[KMGT])|([1-9][0-9]?|100)%")
+#: A device node; neither `..` nor anything that systemd would take as special.
+DEVICE = re.compile(r"/dev/[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
+#: The first line of a worker's .env file: the playbook's record of having made this very worker.
+MADE = "# By the playbook: what {unit}@{name}.service is started with."
 #: What the playbook itself tells a worker, and what would hurt it: PREFECT_CLIENT_METRICS_ENABLED ends every flow run
 #: with "Address already in use" (prefect-facts.md).
 OWN = re.compile(
-    r"WORKER_.*|PREFECT_(API_URL|API_SSL_CERT_FILE|CLIENT_CUSTOM_HEADERS|WORKER_WEBSERVER_.*|CLIENT_METRICS_ENABLED|HOME)|HOME"
+    r"WORKER_.*|PREFECT_(API_URL|API_SSL_CERT_FILE|CLIENT_CUSTOM_HEADERS|WORKER_WEBSERVER_.*|CLIENT_METRICS_ENABLED|HOME|PROFILES_PATH|LOGGING_SETTINGS_PATH)|HOME"
 )
 
 
@@ -50,7 +55,54 @@ def prefect_worker_limit_problems(workers: Any) -> list[str]:
         weight = worker.get("cpu_weight")
         if isinstance(weight, int) and not 1 <= weight <= 10000:
             problems.append(f'{where}: its cpu_weight is "{weight}"; allowed are 1 to 10000 (100 is normal)')
+        devices = worker.get("devices")
+        for device in devices if isinstance(devices, list) else []:
+            if not DEVICE.fullmatch(str(device)):
+                problems.append(f'{where}: its devices have "{device}"; allowed are paths such as /dev/nvidia0')
     return problems
+
+
+def prefect_device_problems(stats: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with the devices of a host's workers, by what Ansible's stat says of each, as lines for a person."""
+    problems = []
+    for result in stats:
+        worker, path = result["item"]
+        where = f'prefect_workers: worker "{worker["name"]}": its device "{path}"'
+        found = result.get("stat") or {}
+        if not found.get("exists"):
+            problems.append(f"{where} is not on the host; install its driver, or take it out of devices")
+        elif found.get("isdir"):
+            problems.append(f"{where} is a directory; name the devices in it that the worker needs")
+        elif not (found.get("ischr") or found.get("isblk")):
+            problems.append(f"{where} is no device")
+    return problems
+
+
+def prefect_device_groups(stats: list[dict[str, Any]], devices: list[str]) -> list[str]:
+    """The groups that a worker's user has to be in to use its devices: those of devices that not everybody may use."""
+    found = set()
+    for result in stats:
+        stat = result.get("stat") or {}
+        if result["item"][1] in devices and stat.get("exists") and not (stat.get("roth") and stat.get("woth")):
+            group = stat.get("gr_name") or str(stat.get("gid"))
+            # What root keeps for itself is not given away.
+            if group != "root" and stat.get("rgrp"):
+                found.add(group)
+    return sorted(found)
+
+
+def prefect_made_workers(files: list[dict[str, Any]], unit: str) -> list[str]:
+    """The names of those workers that the playbook has made, by the first line of their files (as slurp has them).
+
+    A person's own worker, and a copy that a person has made of one of these under another name, is not among them.
+    """
+    made = []
+    for file in files:
+        name = Path(file["source"]).name.removesuffix(".env")
+        first = base64.b64decode(file["content"]).decode(errors="replace").partition("\n")[0]
+        if first.startswith(MADE.format(unit=unit, name=name)):
+            made.append(name)
+    return sorted(made)
 
 
 def prefect_content_name(paths: list[str]) -> str:
@@ -68,6 +120,9 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "prefect_content_name": prefect_content_name,
+            "prefect_device_groups": prefect_device_groups,
+            "prefect_device_problems": prefect_device_problems,
             "prefect_environment_value": prefect_environment_value,
+            "prefect_made_workers": prefect_made_workers,
             "prefect_worker_limit_problems": prefect_worker_limit_problems,
         }

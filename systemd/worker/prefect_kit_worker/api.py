@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,8 +85,23 @@ async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, 
     found: dict[str, FlowRun] = {}
     for start in range(0, len(ids), PAGE):
         wanted = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + PAGE]))
-        found |= {str(run.id): run for run in await client.read_flow_runs(flow_run_filter=wanted)}
+        found |= {str(run.id): run for run in await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE)}
     return found
+
+
+async def _all_of(client: PrefectClient, **filters: Any) -> list[FlowRun]:
+    """Every run that the filters find, page by page: one answer has no more than PAGE of them.
+
+    The newest first: what comes in between pages shifts the rest towards the end, so nothing is missed; nothing is twice.
+    """
+    found: dict[UUID, FlowRun] = {}
+    offset = 0
+    while True:
+        page = await client.read_flow_runs(**filters, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset)
+        found |= {run.id: run for run in page}
+        if len(page) < PAGE:
+            return list(found.values())
+        offset += PAGE
 
 
 async def subflows_under_way(client: PrefectClient, run_ids: Iterable[str]) -> list[FlowRun]:
@@ -93,12 +109,15 @@ async def subflows_under_way(client: PrefectClient, run_ids: Iterable[str]) -> l
     found: list[FlowRun] = []
     parents = [UUID(run_id) for run_id in run_ids]
     while parents:
-        children = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents),
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*UNDER_WAY, StateType.SCHEDULED])),
+        children: list[FlowRun] = []
+        for start in range(0, len(parents), PAGE):
+            children += await _all_of(
+                client,
+                flow_run_filter=FlowRunFilter(
+                    parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents[start : start + PAGE]),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*UNDER_WAY, StateType.SCHEDULED])),
+                ),
             )
-        )
         # Those of deployments have processes, and workers, of their own.
         children = [run for run in children if run.deployment_id is None and is_under_way(run)]
         found += children
@@ -108,7 +127,8 @@ async def subflows_under_way(client: PrefectClient, run_ids: Iterable[str]) -> l
 
 async def crashed_lately(client: PrefectClient, pool: str) -> list[FlowRun]:
     """Runs of a pool that crashed within the last hour."""
-    return await client.read_flow_runs(
+    return await _all_of(
+        client,
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime(after_=datetime.now(UTC) - LOOK_BACK),

@@ -35,8 +35,9 @@ async def _work(options: argparse.Namespace) -> int:
 
     systemd = Systemd()
     kit = Kit(
-        # The unit's WorkingDirectory=; $STATE_DIRECTORY has several, in systemd's own order.
-        state_directory=Path.cwd(),
+        # Not the working directory: Prefect reads settings there, and flow runs write to this one. $STATE_DIRECTORY has
+        # several, in systemd's own order.
+        state_directory=Path(os.environ.get("WORKER_STATE_DIRECTORY", ".")).absolute(),
         runtime_directory=Path(os.environ.get("RUNTIME_DIRECTORY", ".")),
         drain_seconds=float(os.environ.get("WORKER_DRAIN_SECONDS", "300")),
         shutdown_seconds=float(os.environ.get("WORKER_SHUTDOWN_SECONDS", "30")),

@@ -7,7 +7,9 @@ Prefect's own means and stops every host's workers; this one stops one worker.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -55,6 +57,11 @@ def _under_way(state: Path) -> list[HeldRun]:
     return HeldRuns.read(state / "held.json")
 
 
+def _printable(text: str) -> str:
+    """For a terminal: the file is one that flow runs can write."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def drain(words: list[str] | None = None) -> int:
     """Mark the workers as drained and wait until they hold no flow run; gives the exit code."""
     parser = argparse.ArgumentParser(
@@ -67,13 +74,14 @@ def drain(words: list[str] | None = None) -> int:
     names = _named(options.names, options.every)
     for state in names.values():
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Flows may write there: a link that one of them has left is not followed.
-        os.close(os.open(state / "drain", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644))
+        # Flows may write there: whatever one of them has left under that name is a mark, too, and is not opened.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(state / "drain", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     # A fetch may be under way at this very moment; what it takes stands in the file a little later.
     time.sleep(1)
     started, said = time.monotonic(), ""
     while True:
-        runs = [f"{run.name} (since {run.since})" for state in names.values() for run in _under_way(state)]
+        runs = [_printable(f"{run.name} (since {run.since})") for state in names.values() for run in _under_way(state)]
         if not runs:
             print(f"drained: {', '.join(names)}. No new flow runs until: prefect-worker-resume {' '.join(names)}")
             return 0
@@ -97,6 +105,10 @@ def resume(words: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     names = _named(options.names, options.every)
     for state in names.values():
-        (state / "drain").unlink(missing_ok=True)
+        try:
+            (state / "drain").unlink(missing_ok=True)
+        except IsADirectoryError:
+            # A flow has made that; it does not follow links either.
+            shutil.rmtree(state / "drain")
     print(f"taking flow runs again: {', '.join(names)}")
     return 0

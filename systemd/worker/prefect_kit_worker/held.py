@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+
+#: Bytes that are read; a run takes some two hundred.
+LARGEST = 4_000_000
 
 
 @dataclass
@@ -37,11 +42,21 @@ class HeldRuns:
 
     @staticmethod
     def read(path: Path) -> list[HeldRun]:
-        """What a file names; nothing when it is absent or no longer whole."""
+        """What a file names; nothing when it is absent, no longer whole, or something else than a file of ours.
+
+        Flow runs can write where it lies, and root reads it (`prefect-worker-drain`): a link is not followed, and a pipe
+        that nobody writes to is not waited for.
+        """
         try:
-            return [HeldRun(**entry) for entry in json.loads(path.read_text())]
-        except (OSError, ValueError, TypeError):
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return []
+                runs = [HeldRun(**entry) for entry in json.loads(file.read(LARGEST))]
+        except (OSError, ValueError, TypeError, RecursionError):
             return []
+        if not all(isinstance(value, str) for run in runs for value in asdict(run).values()):
+            return []
+        return runs
 
     def reported(self, run: HeldRun) -> None:
         """One that was left behind needs no further look."""
@@ -77,7 +92,9 @@ class HeldRuns:
     def _write(self) -> None:
         new = self._path.with_suffix(".new")
         try:
-            with new.open("w") as file:
+            # Whatever lies there: a link that a flow run has left, say, which would lead to another file.
+            new.unlink(missing_ok=True)
+            with new.open("x") as file:
                 json.dump([asdict(run) for run in [*self.left, *self._runs.values()]], file)
                 file.flush()
                 # A power cut must not leave an empty file: what it names would stay Running until its window ends.

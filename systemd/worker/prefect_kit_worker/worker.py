@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,6 +52,8 @@ SECONDS_TO_NAME_A_CLAIM = 60
 SECONDS_BETWEEN_SWEEPS = 300
 #: Seconds that a flow run has between SIGTERM, on which it can tidy up, and SIGKILL.
 SECONDS_TO_TIDY_UP = 10
+#: Seconds that its hooks (on_crashed) have when the worker itself is being stopped.
+SECONDS_FOR_LAST_HOOKS = 30
 #: A new run is fetched when the server tells of it; a burst of such news leads to this many fetches in a second.
 FETCHES_IN_A_SECOND = 4
 #: What flow runs are started with, unless their deployment or worker says otherwise. While the server is away the door has
@@ -129,7 +131,7 @@ class KitWorker:
 
     @property
     def _taking(self) -> bool:
-        return not self._stopping and not self._kit.drain_mark.exists()
+        return not self._stopping and not os.path.lexists(self._kit.drain_mark)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Fetch and start what is due; nothing while draining. A server that is away is waited for.
@@ -477,8 +479,7 @@ class KitWorker:
         limit = self._kit.memory_limit
         if limit is None or not self._active:
             return
-        pids = {run.id: int(run.infrastructure) for run in self._under_way if run.infrastructure.isdigit()}
-        sizes = {run_id: memory.used(memory.family(pid)) for run_id, pid in pids.items()}
+        sizes = {run.id: memory.used(pids) for run in self._under_way if (pids := self._processes(run.id))}
         if run_id := memory.victim(sizes, memory.used([os.getpid()]), limit):
             text = (
                 f"Out of memory: this flow run held {memory.megabytes(sizes[run_id])}, and the flow runs of the worker "
@@ -486,7 +487,7 @@ class KitWorker:
             )
             self._reasons[run_id] = text
             # At once: while it tidies up, or the API is asked, it would go on growing.
-            self._kill(memory.family(pids[run_id]))
+            self._kill_processes(run_id)
             self._in_background(self._tell(run_id, text))
 
     async def _tell(self, run_id: str, text: str) -> None:
@@ -540,8 +541,11 @@ class KitWorker:
         await self._tell(held.id, text + " It is ended.")
         await self._end(held.id)
         # Until its end is known to the server; when that is away, the next worker of this name reports it.
-        deadline = time.monotonic() + SECONDS_TO_TIDY_UP
-        while held.id in self._held and time.monotonic() < deadline:
+        began = time.monotonic()
+        while held.id in self._held:
+            words = self._has_last_words(held.id)
+            if time.monotonic() - began > (SECONDS_FOR_LAST_HOOKS if words else SECONDS_TO_TIDY_UP):
+                return
             await asyncio.sleep(0.1)
 
     async def _end(self, run_id: str) -> None:
@@ -558,19 +562,27 @@ class KitWorker:
                 )
             return
         pid = int(held.infrastructure)
-        # What the flow has started may outlive it.
-        family = memory.family(pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + SECONDS_TO_TIDY_UP
-        while run_id in self._active and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-        self._kill({*family, *memory.family(pid)} if run_id in self._active else set(family) - {pid})
-
-    def _kill(self, pids: Iterable[int]) -> None:
-        for pid in pids:
+        # It may have ended, and its number be another one's, while its hooks are still running.
+        if pid in self._processes(run_id):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_TO_TIDY_UP
+        while self._processes(run_id) and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        self._kill_processes(run_id)
+
+    # -- what a worker whose flow runs are processes knows of them
+
+    def _processes(self, run_id: str) -> list[int]:
+        """The processes of a flow run, all that it has started included."""
+        return []
+
+    def _kill_processes(self, run_id: str) -> None:
+        """End them all at once."""
+
+    def _has_last_words(self, run_id: str) -> bool:
+        """Whether hooks of a run that has ended are running."""
+        return False
 
     async def _outlived(self, left: HeldRun) -> bool:
         """Whether what an earlier worker started is still there. Processes are not: systemd ends them with the worker."""
