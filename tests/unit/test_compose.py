@@ -175,3 +175,22 @@ def test_what_was_never_healthy_has_time() -> None:
     assert SERVICES["postgres"]["healthcheck"]["start_period"] == "15m"
     unit = (COMPOSE.parents[1] / "systemd" / "prefect-stack.service").read_text()
     assert "\nTimeoutStartSec=30min\n" in unit
+
+
+def test_images_are_had_before_anything_that_names_them_is_written() -> None:
+    """And what fails after the first file is written is taken back."""
+    role = COMPOSE.parents[1] / "ansible" / "roles" / "stack" / "tasks"
+    tasks = yaml.safe_load((role / "main.yml").read_text())
+    names = [task.get("ansible.builtin.import_tasks", "block") for task in tasks]
+    assert names == ["places.yml", "secrets.yml", "images.yml", "block", "ca.yml"]
+    (block,) = [task for task in tasks if "block" in task]
+    imported = [task["ansible.builtin.import_tasks"] for task in block["block"]]
+    assert imported == ["door.yml", "project.yml", "migrate.yml", "service.yml"]
+    assert [task["ansible.builtin.import_tasks"] for task in block["rescue"]] == ["take_back.yml"]
+
+
+def test_docker_has_time_for_each_call() -> None:
+    """By default it has 60 s, which a slow machine needs to load an image."""
+    for path in (COMPOSE.parents[1] / "ansible" / "roles" / "stack" / "tasks").glob("*.yml"):
+        calls = re.findall(r"community\.docker\.docker_(?!compose)\w+:\n((?: +.+\n)+)", path.read_text())
+        assert all('timeout: "{{ stack_docker_timeout }}"' in call for call in calls), path.name
