@@ -62,6 +62,8 @@ LEAST = {
     "stack_caddy_memory_mb": 64,
     # The server's pool is 20, and a migration, a backup and a person with psql want in as well.
     "stack_postgres_max_connections": 30,
+    "stack_start_timeout": 60,
+    "stack_docker_timeout": 60,
     "backups_random_delay_seconds": 0,
     "backups_max_age_hours": 1,
     "backups_verify_max_age_days": 1,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import socket
 import ssl
 import statistics
+import subprocess
+import sys
 import time
 import uuid
 import warnings
@@ -223,11 +226,61 @@ def test_the_ui_is_told_to_use_its_own_origin(door) -> None:
 # --- other sites' pages --------------------------------------------------------------------------------------------
 
 
-def test_a_request_without_a_token_is_refused(door) -> None:
+CREATIONS = """
+import asyncio
+from datetime import timedelta
+from prefect.client.orchestration import get_client
+from prefect.states import Scheduled
+from prefect.types._datetime import now
+
+async def main():
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name("smoke/smoke")
+        later = Scheduled(scheduled_time=now() + timedelta(days=300))
+        made = await asyncio.gather(*(
+            client.create_flow_run_from_deployment(deployment.id, state=later) for _ in range(8)
+        ))
+        for run in made:
+            await client.delete_flow_run(run.id)
+        print(len({run.id for run in made}))
+
+asyncio.run(main())
+"""
+
+
+def test_a_new_client_may_ask_for_many_things_at_once(door, tmp_path) -> None:
+    """With the server's tokens, each of its requests fetched one that ended the others'."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PREFECT_API_URL": f"{door.url}/api",
+        "PREFECT_API_SSL_CERT_FILE": str(door.ca),
+        "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": basic(door)}),
+        "DO_NOT_TRACK": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CREATIONS], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "8\n", done.stderr[-2000:]
+
+
+def test_a_program_needs_no_token_and_a_page_of_another_site_gets_nowhere(door) -> None:
+    """All that a page can do with the password that a browser sends by itself: tests/unit/test_caddyfile.py."""
     with door.client() as client:
-        answer = client.post("/api/flows/filter", json={})
+        assert client.post("/api/flows/filter", json={}).status_code == 200
+        foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        answer = client.post("/api/flows/filter", data={"a": "b"}, headers=foreign)
     assert answer.status_code == 403
-    assert answer.json() == {"detail": "Missing CSRF token."}
+    assert answer.text == "This address does not answer to pages of other sites.\n"
+
+
+def test_an_error_of_the_servers_harms_no_other_request(door) -> None:
+    """It answers 500 to NaN, which is JSON to Python alone, and then closes its connection without saying so."""
+    with door.client() as client:
+        for _ in range(5):
+            answer = client.post("/api/flows/filter", content='{"limit": NaN}')
+            assert answer.status_code == 500
+            assert client.post("/api/flows/filter", json={}).status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.org", "null", "http://prefect.lab.test"])

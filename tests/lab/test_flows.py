@@ -43,9 +43,6 @@ class Api:
             auth=("admin", door.passwords["admin"]),
             timeout=30,
         )
-        identity = str(uuid.uuid4())
-        token = self.client.get("/csrf-token", params={"client": identity}).raise_for_status().json()["token"]
-        self.client.headers.update({"Prefect-Csrf-Client": identity, "Prefect-Csrf-Token": token})
 
     def get(self, path: str) -> Any:
         return self.client.get(path).raise_for_status().json()

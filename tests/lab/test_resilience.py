@@ -31,6 +31,7 @@ BEAT_LIMIT = 120  # seconds from then until a scheduled run is Completed
 A_MOMENT = 5  # seconds for which the API may be away where it should not be
 KILLS = 7  # in a row; systemd's own limit is five starts in ten seconds
 CLOSED_PORT = 5555  # no port of ours
+STACK_ENV = "/etc/prefect/stack.env"
 
 
 def until(what: str, wrong: Callable[[], str], limit: float) -> None:
@@ -309,6 +310,18 @@ def test_stop_means_stop_and_the_worker_waits_for_the_server(vps: Vps, fault: An
     try:
         vps.ssh("systemctl stop prefect-stack")
         assert vps.ssh(running).stdout == "", "systemctl stop prefect-stack left containers running"
+        # Also after a start that fails, and whoever has started the containers.
+        vps.ssh(f"cp -a {STACK_ENV} /root/stack.env && echo CADDY_MEMORY=much >> {STACK_ENV}")
+        vps.ssh("systemctl start --no-block prefect-stack")
+        said = "journalctl --unit prefect-stack --lines 1 --output cat"
+        until(
+            "a start that fails",
+            lambda: "" if "Tried again in 15 s." in (it := vps.ssh(said).stdout) else it,
+            BACK_LIMIT,
+        )
+        vps.ssh(f"docker start {' '.join(CONTAINERS)} && systemctl stop prefect-stack")
+        assert vps.ssh(running).stdout == "", "systemctl stop prefect-stack, after a start that failed"
+        vps.ssh(f"mv /root/stack.env {STACK_ENV}")
         vps.ssh("systemctl restart docker")
         # Upstream's worker ends when its server is away at its start.
         killed = kill(vps, WORKER)
@@ -320,7 +333,28 @@ def test_stop_means_stop_and_the_worker_waits_for_the_server(vps: Vps, fault: An
             assert not_healthy(vps) == "", "systemctl start prefect-stack returned before all was healthy"
             it.back(lambda: not_anew(vps, WORKER, killed))
     finally:
-        vps.ssh("systemctl start prefect-stack")
+        vps.ssh(f"test ! -e /root/stack.env || mv /root/stack.env {STACK_ENV}; systemctl start prefect-stack")
+
+
+def test_a_lost_table_is_no_health(vps: Vps) -> None:
+    """And no reason to end a server: a restart brings no table back."""
+    before = processes(vps)
+    check = "docker exec prefect-server sh /opt/prefect-start/healthcheck.sh"
+    sql = "docker exec prefect-postgres psql -qU prefect -c 'ALTER TABLE {} RENAME TO {}' prefect"
+
+    def said() -> str:
+        return vps.ssh(check, check=False).stdout.strip()
+
+    vps.ssh(sql.format("block_schema_reference", "away"))
+    try:
+        lost = (
+            'the database "prefect" has no table block_schema_reference: restore a backup with prefect-restore --latest'
+        )
+        until("a lost table, found", lambda: "" if (seen := said()) == lost else seen or "healthy", 30)
+    finally:
+        vps.ssh(sql.format("away", "block_schema_reference"))
+    until("the table, back", said, 30)
+    assert processes(vps) == before
 
 
 @pytest.mark.parametrize("how", ["reboot", "power cut"])

@@ -147,3 +147,28 @@ def json_score(host, unit):
     """The exposure that systemd computes, from 0 (best) to 10."""
     said = host.run(f"systemd-analyze security --no-pager {unit}").stdout
     return float(next(line for line in said.splitlines() if "Overall exposure level" in line).split(":")[1].split()[0])
+
+
+def test_a_change_that_does_not_work_is_taken_back(host, playbook):
+    """Here an image that is there, but is no Caddy: found after the first files were written."""
+    state = (
+        "cat /etc/prefect/stack.env /etc/prefect/caddy/* /opt/prefect/caddy/* /opt/prefect/compose/*.yml | sha256sum"
+    )
+    before = host.check_output(state), [inspect(host, name)["State"]["StartedAt"] for name in CONTAINERS]
+    image = host.check_output("docker inspect --format '{{.Config.Image}}' prefect-postgres")
+    host.check_output(f"docker tag {image} caddy:none")
+    try:
+        run = playbook(
+            "site.yml",
+            *("--tags", "stack", "-e", "prefect_caddy_image=caddy:none"),
+            # Without the preflight, which has nothing to do with this.
+            *("--start-at-task", "Make the system users of the containers"),
+            check=False,
+        )
+    finally:
+        host.check_output("docker rmi caddy:none")
+    assert run.returncode != 0
+    assert "The new configuration of the stack does not work." in run.joined
+    assert "It was taken back: the former files are in their places again, and the stack runs with them." in run.joined
+    assert (host.check_output(state), [inspect(host, name)["State"]["StartedAt"] for name in CONTAINERS]) == before
+    assert "CADDY_IMAGE=caddy:none" in host.check_output("tar -xOf /var/lib/prefect/refused.tar etc/prefect/stack.env")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
+import http.server
 import json
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,3 +199,136 @@ def test_plain_http_is_redirected_to_the_public_port(caddy: Caddy, port: str, pu
     (redirect,) = [one for _, one in routes if one["handler"] == "static_response"]
     assert redirect["status_code"] == 308
     assert redirect["headers"]["Location"] == ["https://prefect.example.org{public_port}{http.request.uri}"]
+
+
+class Proxy:
+    """The real Caddy with the kit's Caddyfile on ports of its own, before a stand-in that answers 200 to everything."""
+
+    def __init__(self, caddy: Caddy) -> None:
+        ports = []
+        for _ in range(4):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                ports.append(free.getsockname()[1])
+        self.upstream, self.https, *others = ports
+        command = [CADDY, *"hash-password --algorithm bcrypt --bcrypt-cost 4 --plaintext password".split()]
+        hashed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        caddy.users.write_text(f"alice {hashed}\n")
+        text = json.dumps(caddy.adapted(PREFECT_DOMAIN="localhost"))
+        moved = {":443": self.https, ":80": others[0], "127.0.0.1:2020": others[1]}
+        for old, new in [*((f'"{old}"', f'"127.0.0.1:{new}"') for old, new in moved.items()),
+                         ('"server:4200"', f'"127.0.0.1:{self.upstream}"')]:  # fmt: skip
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        configuration = json.loads(text)
+        configuration["admin"]["disabled"] = True
+        configuration["apps"]["http"] |= {"https_port": self.https, "http_port": others[0]}
+        (caddy.directory / "caddy.json").write_text(json.dumps(configuration))
+        self.origin = f"https://localhost:{self.https}"
+        self.directory = caddy.directory
+
+    def __enter__(self) -> Proxy:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = do_OPTIONS = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.upstream), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        environment = {"PREFECT_DOMAIN": "localhost", "HOME": str(self.directory), "XDG_DATA_HOME": str(self.directory)}
+        command = [CADDY, "run", "--config", str(self.directory / "caddy.json")]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.ask("GET")
+                return self
+            except OSError:
+                assert time.monotonic() < deadline and self.process.poll() is None
+                time.sleep(0.1)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.server.shutdown()
+        self.server.server_close()
+
+    def ask(self, method: str, path: str = "/api/flow_runs/", **headers: str) -> int:
+        """The status of a request with the password, as a browser that has logged in sends it everywhere."""
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("localhost", self.https, context=context, timeout=20)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers={"Authorization": f"Basic {LOGIN}", **named})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+
+CHANGING = ("POST", "PATCH", "DELETE")
+LOGIN = base64.b64encode(b"alice:password").decode()
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with Proxy(Caddy(tmp_path_factory.mktemp("proxy"))) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", *CHANGING])
+def test_programs_need_nothing_but_their_password(proxy: Proxy, method: str) -> None:
+    assert proxy.ask(method) == 200
+    assert proxy.ask(method, Authorization="Basic " + base64.b64encode(b"alice:wrong").decode()) == 401
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", *CHANGING])
+def test_our_own_pages_work_in_every_browser(proxy: Proxy, method: str) -> None:
+    same = {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors", "Sec_Fetch_Dest": "empty"}
+    assert proxy.ask(method, **same) == 200
+    assert proxy.ask(method, **same, Origin=proxy.origin) == 200
+    # One of before 2023.
+    assert proxy.ask(method, Origin=proxy.origin) == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("method", "mode", "dest"),
+    [
+        ("POST", "navigate", "document"),  # a form
+        ("POST", "no-cors", "empty"),  # fetch() of a simple request, navigator.sendBeacon()
+        ("POST", "cors", "empty"),
+        ("PATCH", "cors", "empty"),
+        ("DELETE", "cors", "empty"),
+        ("OPTIONS", "cors", "empty"),
+        ("GET", "no-cors", "image"),
+        ("GET", "no-cors", "script"),
+        ("GET", "cors", "empty"),
+        ("GET", "navigate", "iframe"),
+        ("GET", "websocket", "websocket"),
+    ],
+)
+def test_pages_of_other_sites_change_and_read_nothing(
+    proxy: Proxy, site: str, method: str, mode: str, dest: str
+) -> None:
+    """Also without an Origin, which no browser leaves out of those that change something."""
+    assert proxy.ask(method, Sec_Fetch_Site=site, Sec_Fetch_Mode=mode, Sec_Fetch_Dest=dest) == 403
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example.org", "null", "http://localhost", "https://localhost"])
+@pytest.mark.parametrize("method", ["GET", *CHANGING])
+def test_an_older_browsers_foreign_pages_are_refused_by_their_origin(proxy: Proxy, method: str, origin: str) -> None:
+    """A page that hides where it is says null; another port of this name is another origin."""
+    assert proxy.ask(method, Origin=origin) == 403
+
+
+def test_a_link_from_elsewhere_opens_the_ui(proxy: Proxy) -> None:
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert proxy.ask("GET", "/runs/flow-run/1", **link) == 200
+    typed = {"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert proxy.ask("GET", "/", **typed) == 200

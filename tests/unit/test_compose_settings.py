@@ -66,7 +66,8 @@ print(json.dumps({
     assert json.loads(done.stdout) == {
         "analytics": False,
         "promotions": False,
-        "csrf": True,
+        # The proxy does that.
+        "csrf": False,
         "origins": "https://prefect.example.org",
         "ui api": "/api",
         "migrate": False,

@@ -1,0 +1,98 @@
+"""Starts the Prefect server in its container, watches it, and ends it when it hangs: Docker's restart policy does the rest.
+
+Docker itself restarts what ends, and never what hangs. The end of this program is the end of the container, so a server
+that ends, or this program, is restarted too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import asyncpg
+
+# Run isolated (python -I), which leaves the program's own directory out.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from health import Finding, Judge, Kind, Looks, Report, Verdict, cpu_seconds
+
+SERVER = ("prefect", "server", "start")
+HEALTH = Path("/tmp/health")  # noqa: S108
+#: While the server was away it heard no heartbeat of any flow run. The windows of the automation "Crash detection" are
+#: reset before it starts: else runs that go on well would be Crashed at once when it was away for longer than a window,
+#: and runs that have died would never be noticed.
+RESET = (
+    'UPDATE automation_bucket SET start = now(), "end" = now() + ("end" - start)'
+    " WHERE automation_id IN (SELECT id FROM automation WHERE name = 'Crash detection')"
+)
+#: Seconds beyond those of its own questions for which a finding holds.
+SLACK = 60
+
+
+async def reset_windows(looks: Looks, report: Report) -> None:
+    """Reset the windows of Crash detection as soon as there is a database; waits for that as long as it takes."""
+    judge = Judge(time.monotonic())
+    while True:
+        try:
+            database = await looks.connect(timeout=10)
+            break
+        except (OSError, asyncpg.CannotConnectNowError) as error:
+            finding = Finding(Kind.NO_DATABASE, f"no database: {str(error) or 'no answer'}")
+            report.write(judge.hear(finding, time.monotonic(), 0), SLACK)
+            await asyncio.sleep(1)
+    try:
+        print("Windows of Crash detection that are reset:", await database.execute(RESET), flush=True)
+    finally:
+        await database.close()
+
+
+async def watch(server: asyncio.subprocess.Process, looks: Looks, report: Report) -> None:
+    """Look at the server until it has to be ended."""
+    judge = Judge(time.monotonic())
+    while True:
+        try:
+            finding = await looks.look(judge.limits.answer)
+            verdict = judge.hear(finding, time.monotonic(), 0 if judge.ready else cpu_seconds())
+            # A look asks at most four questions.
+            report.write(verdict, judge.period + 4 * judge.limits.answer + SLACK)
+        except Exception as error:
+            # No fault of the watchdog's may end a server that serves; that it has not looked will be seen.
+            print(f"watchdog: {error!r}", flush=True)
+        else:
+            if verdict.end:
+                print(f"watchdog: {verdict.reason}; ending the server", flush=True)
+                server.kill()
+                return
+        await asyncio.sleep(judge.period)
+
+
+async def main() -> int:
+    """Gives the server's exit code."""
+    looks, report = Looks(os.environ), Report(HEALTH)
+    report.write(Verdict("starting"), SLACK)
+    try:
+        await reset_windows(looks, report)
+    except Exception as error:
+        # A first start has no tables yet; and nothing here may keep the server from starting.
+        print(f"Windows of Crash detection are as they were: {error}", flush=True)
+    # A process group of its own, so that it gets a signal once, whether or not the image's init tells whole groups.
+    server = await asyncio.create_subprocess_exec(*SERVER, start_new_session=True)
+    for word in signal.SIGTERM, signal.SIGINT:
+        asyncio.get_running_loop().add_signal_handler(word, end, server)
+    watching = asyncio.create_task(watch(server, looks, report))
+    code = await server.wait()
+    watching.cancel()
+    return code if code >= 0 else 128 - code
+
+
+def end(server: asyncio.subprocess.Process) -> None:
+    """Pass on that the container is to stop."""
+    if server.returncode is None:
+        server.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
