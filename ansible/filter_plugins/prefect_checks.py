@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def prefect_smoke_place(workers: list[dict[str, Any]], pools: list[dict[str, Any]], preferred: str = "") -> dict[str, str]:
+def prefect_smoke_place(
+    workers: list[dict[str, Any]], pools: list[dict[str, Any]], preferred: str = ""
+) -> dict[str, str]:
     """Where the smoke flow runs: `pool` and `queue`; empty where no worker could run it.
 
     Args:
