@@ -661,8 +661,27 @@ def prefect_typed(values: dict[str, Any], options: dict[str, Any], needed: Itera
     return {} if unread else dict(settings)
 
 
+def prefect_left_passwords(accounts: list[str], directory: str) -> list[str]:
+    """What is left in the secrets directory of accounts that the inventory has no longer, one sentence each.
+
+    Only of those that the playbook has let in: beside the password of each it keeps a salt of its own making.
+    """
+    secrets = Path(directory)
+    left = sorted(path.name for path in (secrets / "users").glob("*") if path.name not in accounts)
+    return [
+        f"the account {_quoted(name)} is not in the inventory, and its password is still in {secrets / 'users' / name}; delete "
+        f"that file, or {_quoted(name)} has the same password when it is added again"
+        for name in left
+        if (secrets / "salts" / name).is_file()
+    ]
+
+
 class FilterModule:
     """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        return {"prefect_settings_problems": prefect_settings_problems, "prefect_typed": prefect_typed}
+        return {
+            "prefect_left_passwords": prefect_left_passwords,
+            "prefect_settings_problems": prefect_settings_problems,
+            "prefect_typed": prefect_typed,
+        }

@@ -111,6 +111,8 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, door):
     ]
     assert not host.file("/var/lib/prefect-worker/second").exists
     assert "grace" not in host.file("/etc/prefect/caddy/users.caddy").content_string
-    # The password still lies in the secrets directory, and is of no use any more.
+    # The password still lies in the secrets directory, which the run says, and is of no use any more.
+    assert 'NOTE: the account "grace" is not in the inventory, and its password is still in' in removed.joined
+    assert 'NOTE: the account "worker-second" is not in the inventory' in removed.joined
     assert door.get("/api/admin/version", user="grace").status_code == 401
     assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0

@@ -451,6 +451,21 @@ def test_a_secrets_directory_that_cannot_be_written(said, tmp_path):
         ]
 
 
+def test_passwords_of_accounts_that_are_gone_are_named(settings):
+    directory = Path(settings["prefect_secrets_dir"])
+    for name in ("admin", "grace", "note.txt"):
+        give_password(settings, name, b"0123456789abcdef")
+    (directory / "salts").mkdir()
+    # What has no salt the playbook has never let in: it is somebody else's.
+    for name in ("admin", "grace"):
+        (directory / "salts" / name).write_text("x")
+    assert preflight.prefect_left_passwords(["admin", "playbook"], str(directory)) == [
+        f'the account "grace" is not in the inventory, and its password is still in {directory}/users/grace; delete that file, '
+        'or "grace" has the same password when it is added again'
+    ]
+    assert preflight.prefect_left_passwords(["admin"], str(directory / "nowhere")) == []
+
+
 def test_nothing_is_written_there(said, settings):
     said()
     assert not Path(settings["prefect_secrets_dir"]).exists()
