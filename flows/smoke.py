@@ -1,7 +1,7 @@
-"""The flow that site.yml ends with: it shows that a worker, the API, logs and events all work together.
+"""A flow to count by: it shows that a worker, the API, logs and events all work together.
 
-Its task runs and its log lines are counted through the public door, because a proxy that drops websockets
-loses task runs while the flow run still ends Completed. So their numbers are fixed: one task run and one line
+Task runs and log lines come to the server by websocket, and a proxy that drops those loses task runs while the flow run
+still ends Completed. So their numbers are fixed: one task run and one line
 "smoke: task N of M" for each, then one line "smoke: done".
 """
 

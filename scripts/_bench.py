@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import _env
 from rich.console import Console
@@ -17,7 +18,6 @@ from tests.lab.vps.shell import LabError, cache_directory
 from tests.lab.vps.vps import Vps
 
 NAME = os.environ.get("PREFECT_BENCH_NAME", "bench")
-INVENTORY = cache_directory() / f"{NAME}-inventory"
 FREE_DISK_GB = 12
 SECONDS_TO_PROVISION = 1200
 # Where nobody sees a spinner.
@@ -54,6 +54,23 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
+def inventory_of(name: str) -> Path:
+    """The inventory of a VPS of the bench, or of the tests."""
+    return cache_directory() / f"{name}-inventory"
+
+
+@contextlib.contextmanager
+def standing(name: str) -> Iterator[Vps]:
+    """A VPS that is up and provisioned, left as it is. Raises LabError where there is none."""
+    made = Vps(name)
+    if made.state != "running" or not (inventory_of(name) / "secrets").is_dir():
+        raise LabError(
+            f'the VPS "{name}" is not running, or site.yml has not been through it',
+            "list what there is: python3 -m tests.lab.vps list; without --vps the bench makes one of its own",
+        )
+    yield made
+
+
 @contextlib.contextmanager
 def vps(keep: bool) -> Iterator[Vps]:
     """A VPS that site.yml has provisioned from nothing; gone afterwards, unless it is kept."""
@@ -78,10 +95,10 @@ def vps(keep: bool) -> Iterator[Vps]:
                 made.down()
             new = made.state == "absent"
             if new:
-                shutil.rmtree(INVENTORY, ignore_errors=True)
-            inventory.write(INVENTORY, made, made.up())
+                shutil.rmtree(inventory_of(NAME), ignore_errors=True)
+            inventory.write(inventory_of(NAME), made, made.up())
         with step("ansible-playbook site.yml"):
-            play = run_playbook(INVENTORY, "site.yml", timeout=SECONDS_TO_PROVISION)
+            play = run_playbook(inventory_of(NAME), "site.yml", timeout=SECONDS_TO_PROVISION)
         if play.returncode:
             raise LabError(f"site.yml failed on the VPS {NAME}:\n{play.stdout[-6000:]}", "read its end above")
         yield made
@@ -90,6 +107,6 @@ def vps(keep: bool) -> Iterator[Vps]:
             console.print(f"The VPS stays; remove it: python3 -m tests.lab.vps down {NAME}")
         else:
             made.down()
-            shutil.rmtree(INVENTORY, ignore_errors=True)
+            shutil.rmtree(inventory_of(NAME), ignore_errors=True)
             if ours:
                 engine.stop_engine()

@@ -9,13 +9,12 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from _bench import console, step
 from rich.table import Table
 
-from tests.lab.conftest import Door
 from tests.lab.runs import Runs
+from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.vps import Vps
 
 # The goals: of the floor, of stock, and of a core.
@@ -93,8 +92,8 @@ def _start_stock(vps: Vps) -> None:
     )
 
 
-def measure(vps: Vps, door: Any, count: int) -> Figures:
-    """The trials, in turns, and then the idle minute."""
+def measure(vps: Vps, door: Endpoint, count: int, interval: float, seconds_idle: float) -> Figures:
+    """The trials, in turns and up to `interval` seconds apart, and then a while in which both do nothing."""
     figures = Figures()
     if door.get("/api/work_pools/stock").status_code == 404:
         door.post("/api/work_pools/", {"name": "stock", "type": "process"}).raise_for_status()
@@ -109,25 +108,28 @@ def measure(vps: Vps, door: Any, count: int) -> Figures:
             for number in range(count):
                 figures.seconds["kit"].append(_pick_up(runs, kit, figures.parts))
                 # Where in its interval the stock worker is, is chance.
-                time.sleep(random.uniform(0, 10))
+                time.sleep(random.uniform(0, interval))
                 figures.seconds["stock"].append(_pick_up(runs, stock, None))
                 figures.seconds["floor"].append(_floor(vps))
                 say(f"{number + 1} of {count}")
-        with step(f"both idle for {SECONDS_IDLE} s"):
+        with step(f"both idle for {seconds_idle:.0f} s"):
             units = {"kit": "prefect-worker@general-1.service", "stock": STOCK}
             before = {name: _processor(vps, unit) for name, unit in units.items()}
-            time.sleep(SECONDS_IDLE)
+            time.sleep(seconds_idle)
             for name, unit in units.items():
-                figures.idle[name] = (_processor(vps, unit) - before[name]) / SECONDS_IDLE * 100
+                figures.idle[name] = (_processor(vps, unit) - before[name]) / seconds_idle * 100
     finally:
         vps.ssh(f"systemctl stop {STOCK}", check=False)
         runs.remove()
     return figures
 
 
-def run(vps: Vps, options: argparse.Namespace, door: Door) -> int:
-    """Measure and print; gives the exit code."""
-    figures = measure(vps, door, options.runs)
+def run(vps: Vps, options: argparse.Namespace, door: Endpoint) -> int:
+    """Measure and print; gives the exit code, for which the goals do not count in a short run."""
+    if options.short:
+        figures = measure(vps, door, 1, interval=0, seconds_idle=2)
+    else:
+        figures = measure(vps, door, options.runs, interval=10, seconds_idle=SECONDS_IDLE)
     table = Table(title="From `prefect deployment run` to Running, in seconds")
     for column in ("", "p50", "p95", "idle, % of a core"):
         table.add_column(column, justify="left" if not column else "right")
@@ -156,4 +158,4 @@ def run(vps: Vps, options: argparse.Namespace, door: Door) -> int:
         well = well and met
         console.print(f"{'[green]met[/]   ' if met else '[red]missed[/]'} {text}: {value:.2f} (goal: at most {most})")
     console.print_json(json.dumps({"seconds": figures.seconds, "idle": figures.idle}))
-    return 0 if well else 1
+    return 0 if well or options.short else 1

@@ -80,12 +80,13 @@ def ensure(locks: list[Path]) -> Path:
 def _install(python: Path, locks: list[Path], stamp: str) -> None:
     started = time.monotonic()
     print(f"==> Python environment: {VENV} from {', '.join(str(x.relative_to(ROOT)) for x in locks)}", flush=True)
-    _make_venv()
-    for command in (
-        [str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(UV_LOCK)],
-        [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python), "--require-hashes"]
-        + [argument for lock in locks for argument in ("-r", str(lock))],
-    ):
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python), "--require-hashes"]
+    commands = [uv + [argument for lock in locks for argument in ("-r", str(lock))]]
+    # One that lacks a lock and is otherwise as wanted (./scripts/setup, then ./scripts/test) only grows.
+    if not (STAMP.exists() and set(STAMP.read_text().splitlines()) <= set(stamp.splitlines())):
+        _make_venv()
+        commands.insert(0, [str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(UV_LOCK)])
+    for command in commands:
         if subprocess.run(command).returncode:
             fail(
                 f'"{" ".join(command[:4])} …" failed (its words are above)',

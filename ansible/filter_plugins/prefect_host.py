@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Any
 
@@ -42,40 +41,39 @@ def prefect_system_problems(seen: str) -> list[str]:
     return problems
 
 
-def prefect_resolved(answers: list[str]) -> list[str]:
-    """The addresses among a name server's answers; words such as NXDOMAIN are none."""
-    return list(dict.fromkeys(answer for answer in answers if _is_address(answer)))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def prefect_domain_problem(domain: str, leads_to: list[str], host: list[str]) -> str:
+def prefect_domain_problem(domain: str, answer: dict[str, Any], address: str, facts: list[str]) -> str:
     """Why no ACME authority would give the host a certificate for the domain, or not surely; empty when one would.
 
     Args:
         domain: the name that the certificate is for.
-        leads_to: the addresses that the name resolves to.
-        host: the addresses that are the host's.
+        answer: what the lookup prefect_dns says of the domain and of `address`.
+        address: the name or address by which the inventory has the host.
+        facts: the addresses that the host says it has.
     """
-    others = [address for address in leads_to if address not in host]
+    leads_to = answer["addresses"][domain]
+    host = list(dict.fromkeys([*answer["addresses"][address], *facts]))
+    asked = f"asked at {_or(answer['servers'])}, this machine's name server{'s' if len(answer['servers']) > 1 else ''}"
+    if not answer["servers"]:
+        return f'"{domain}" (prefect_domain) cannot be looked up: this machine has no name server (/etc/resolv.conf)'
+    if domain in answer["silent"]:
+        return f'"{domain}" (prefect_domain) cannot be looked up: no answer from {_or(answer["servers"])}, this machine\'s name server'
+    others = [each for each in leads_to if each not in host]
     if leads_to and not others:
         return ""
     if len(others) < len(leads_to):
         # An authority asks at one address, and takes IPv6 first.
         return (
             f'"{domain}" (prefect_domain) also resolves to {", ".join(others)}, which is not this host\'s '
-            f"({', '.join(host)}), so an ACME authority may give it no certificate"
+            f"({', '.join(host)}; {asked}), so an ACME authority may give it no certificate"
         )
     return (
         f'"{domain}" (prefect_domain) resolves to {", ".join(leads_to) or "nothing"}, not to this host '
-        f"({', '.join(host)}), so no ACME authority would give it a certificate"
+        f"({', '.join(host)}; {asked}), so no ACME authority would give it a certificate"
     )
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join(words)
 
 
 def port_problems(listeners: str, ours: bool) -> list[str]:
@@ -132,7 +130,7 @@ def room_problems(seen: dict[str, Any]) -> list[str]:
 
 def key_problems(seen: dict[str, Any]) -> list[str]:
     """No key to log in by."""
-    if seen["admin_keys"] or PUBLIC_KEY.search(seen["keys"]):
+    if seen["keys"] is None or seen["admin_keys"] or PUBLIC_KEY.search(seen["keys"]):
         return []
     return [
         "it knows no ssh key of yours, and this playbook turns passwords off in sshd, which would lock you out; set "
@@ -147,8 +145,8 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
         seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
             earlier run has been here; `password`, the file with the database's password on this machine, and
             `password_exists`; `others`, packages and services with their states; `listeners`, the output of ss; `ours`,
-            whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected; `admin_keys`,
-            the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
+            whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected (None: not
+            looked at); `admin_keys`, the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
     """
     problems = room_problems(seen)
     if seen["installed"] and not seen["password_exists"]:
@@ -194,6 +192,59 @@ def prefect_release_problem(directory: str, left_out: list[str]) -> str:
     )
 
 
+PHASES = ("host", "docker", "stack", "backups", "workers", "docker_pool", "flows", "checks")
+
+
+def prefect_phases(tags: list[str], skipped: list[str]) -> list[str]:
+    """The phases of site.yml that run with these tags; all of them where the tags name none."""
+    named = [phase for phase in PHASES if phase in tags] or list(PHASES)
+    return [phase for phase in named if phase not in skipped]
+
+
+def prefect_first_run(phases: list[str], host: str, plan: dict[str, Any]) -> list[str]:
+    """What site.yml would do to a host that it has not been through, a line for each phase.
+
+    Args:
+        phases: those that would run.
+        host: its name in the inventory.
+        plan: what the settings say, by name (roles/preflight/tasks/main.yml).
+    """
+    ports = [22, *([80, 443] if plan["server"] else []), *plan["ports"]]
+    tls = {
+        "acme": "by the ACME authority",
+        "internal": "by an authority of its own",
+        "files": "by you (prefect_tls_certificate)",
+    }
+    images = "pull" if not plan["archive"] else f"load from {plan['archive']}"
+    lines = {
+        "host": f"take passwords out of sshd, let in the user {plan['admin']} by key, close all TCP ports but "
+        f"{', '.join(map(str, ports))}, set the time zone to {plan['timezone']}, turn on security updates",
+        "docker": "install Docker and Compose from Debian's packages",
+        "stack": f"{images} {', '.join(plan['images'])}, start them, and serve {plan['url']} with a certificate made {tls[plan['tls']]}",
+        "backups": f"install restic and the tools, and back up {plan['schedule']}"
+        + (
+            f", with copies in {', '.join(plan['offsite'])}"
+            if plan["offsite"]
+            else ", with no copy off-site (backups_offsite)"
+        ),
+        "workers": (f"make the work pools {', '.join(plan['pools'])}, and " if plan["server"] else "")
+        + (f"start the workers {', '.join(plan['workers'])}" if plan["workers"] else "start no worker"),
+        "flows": f"place a release of the flows in {plan['flows']}" + (", and deploy it" if plan["server"] else ""),
+        "checks": "run a smoke flow, and make the first backup",
+    }
+    on_server_only = ("docker", "stack", "backups", "checks")
+    return [
+        f"No installation has reached its end on {host} yet, and a check (--check) compares with what is installed. The preflight "
+        "has found nothing in the way. Without --check, site.yml would:",
+        *(
+            f"- {phase}: {lines[phase]}"
+            for phase in phases
+            if phase in lines and (plan["server"] or phase not in on_server_only)
+        ),
+        "Nothing has been changed.",
+    ]
+
+
 class FilterModule:
     """Makes the filters known to Ansible."""
 
@@ -202,7 +253,8 @@ class FilterModule:
             "prefect_domain_problem": prefect_domain_problem,
             "prefect_host_problems": prefect_host_problems,
             "prefect_release_problem": prefect_release_problem,
-            "prefect_resolved": prefect_resolved,
+            "prefect_first_run": prefect_first_run,
+            "prefect_phases": prefect_phases,
             "prefect_system_problems": prefect_system_problems,
             "prefect_worker_host_problems": prefect_worker_host_problems,
         }

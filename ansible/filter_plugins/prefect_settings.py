@@ -7,14 +7,16 @@ What argument_specs cannot say comes after: formats, references between settings
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import os
 import re
 import zoneinfo
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,22 @@ def _quoted(value: Any) -> str:
     return f'"{value}"'
 
 
+def _is(name: str, value: Any) -> str:
+    """The fact that a refusal begins with."""
+    return f"{name} is not set" if value is None or value == "" else f"{name} is {_quoted(value)}"
+
+
+class _Unread(Exception):
+    """A setting that could not be read, so that what depends on it cannot be judged."""
+
+
+class _Settings(dict[str, Any]):
+    """The settings that are of the right types."""
+
+    def __missing__(self, name: str) -> Any:
+        raise _Unread(name)
+
+
 def _listed(words: Iterable[Any]) -> str:
     """`a, b and c`."""
     *first, last = [str(word) for word in words]
@@ -149,11 +167,11 @@ def typed(where: str, value: Any, option: dict[str, Any], problems: list[str]) -
     """
     kind = option["type"]
     if value is None:
-        problems.append(f"{where} has no value; it must be {TYPE_WORDS[kind]}")
+        problems.append(f"{where} is not set; it must be {TYPE_WORDS[kind]}")
         return None
     if kind in ("str", "path") and isinstance(value, str):
         if value not in option.get("choices", [value]):
-            problems.append(f"{where} is {_quoted(value)}; allowed are {_listed(option['choices'])}")
+            problems.append(f"{_is(where, value)}; allowed are {_listed(option['choices'])}")
         return value
     if kind in ("str", "path") and isinstance(value, bool | int | float):
         # YAML has made 3.10 the number 3.1, and 13:30 the number 810: what was meant is lost.
@@ -168,7 +186,7 @@ def typed(where: str, value: Any, option: dict[str, Any], problems: list[str]) -
         return [typed(f"{where}, entry {number}", entry, element, problems) for number, entry in enumerate(value, 1)]
     if kind == "dict" and isinstance(value, dict):
         return typed_keys(where, value, option["options"], problems) if "options" in option else value
-    problems.append(f"{where} is {_quoted(value)}; it must be {TYPE_WORDS[kind]}")
+    problems.append(f"{_is(where, value)}; it must be {TYPE_WORDS[kind]}")
     return None
 
 
@@ -195,7 +213,8 @@ def number_problems(settings: dict[str, Any]) -> list[str]:
     return [
         f"{setting} is {_quoted(settings[setting])}; it must be {least} or more"
         for setting, least in LEAST.items()
-        if settings[setting] < least
+        # One that could not be read hides none of the others.
+        if setting in settings and settings[setting] < least
     ]
 
 
@@ -209,35 +228,46 @@ def address_problems(settings: dict[str, Any]) -> list[str]:
     return []
 
 
-def door_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the address, the way to a certificate, and the users."""
+def domain_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the address that everybody uses."""
+    domain = settings["prefect_domain"]
+    if settings["prefect_tls"] == "acme":
+        if DOMAIN.fullmatch(domain):
+            return []
+        return [
+            f"{_is('prefect_domain', domain)}; with prefect_tls acme it must be a DNS name in lower case, "
+            "such as prefect.example.org (without a name of your own: prefect_tls: internal)"
+        ]
+    if DOMAIN.fullmatch(domain) or _is_ipv4(domain):
+        return []
+    return [
+        f"{_is('prefect_domain', domain)}; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address"
+    ]
+
+
+def acme_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with what an ACME authority is told, and with its own address."""
+    email, directory = settings["prefect_email"], settings["prefect_acme_directory"]
+    if settings["prefect_tls"] != "acme":
+        return (
+            [f"{_is('prefect_email', email)}; it must be an e-mail address or empty"]
+            if email and not EMAIL.fullmatch(email)
+            else []
+        )
     problems = []
-    domain, tls, email = settings["prefect_domain"], settings["prefect_tls"], settings["prefect_email"]
-    if tls == "acme":
-        if not DOMAIN.fullmatch(domain):
-            problems.append(
-                f"prefect_domain is {_quoted(domain)}; with prefect_tls acme it must be a DNS name in lower case, "
-                "such as prefect.example.org (without a name of your own: prefect_tls: internal)"
-            )
-        if not EMAIL.fullmatch(email):
-            problems.append(
-                f"prefect_email is {_quoted(email)}; with prefect_tls acme it must be an e-mail address, "
-                "such as ops@example.org"
-            )
-        if not URL.fullmatch(settings["prefect_acme_directory"]):
-            problems.append(
-                f"prefect_acme_directory is {_quoted(settings['prefect_acme_directory'])}; it must begin with https://"
-            )
-    else:
-        if not DOMAIN.fullmatch(domain) and not _is_ipv4(domain):
-            problems.append(
-                f"prefect_domain is {_quoted(domain)}; it must be a DNS name in lower case, such as "
-                "prefect.example.org, or an IPv4 address"
-            )
-        if email and not EMAIL.fullmatch(email):
-            problems.append(f"prefect_email is {_quoted(email)}; it must be an e-mail address or empty")
+    if not EMAIL.fullmatch(email):
+        problems.append(
+            f"{_is('prefect_email', email)}; with prefect_tls acme it must be an e-mail address, such as ops@example.org"
+        )
+    if not URL.fullmatch(directory):
+        problems.append(f"{_is('prefect_acme_directory', directory)}; it must begin with https://")
+    return problems
+
+
+def user_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the people and programs that may log in."""
     names = [user["name"] for user in settings["prefect_users"]]
-    problems += _bad_names("prefect_users", names)
+    problems = _bad_names("prefect_users", names)
     problems += [
         f"prefect_users: the name {_quoted(name)} is reserved for the playbook and its workers"
         for name in names
@@ -254,8 +284,7 @@ def certificate_problems(settings: dict[str, Any], now: datetime | None = None) 
         return []
     paths = {name: settings[name] for name in ("prefect_tls_certificate", "prefect_tls_key")}
     problems = [
-        f"{name} is {_quoted(path)}; with prefect_tls files it must be the absolute path of a PEM file "
-        "on the control machine"
+        f"{_is(name, path)}; with prefect_tls files it must be the absolute path of a PEM file on the control machine"
         for name, path in paths.items()
         if not _is_file(path)
     ]
@@ -304,7 +333,7 @@ def _certificate_names(certificate: x509.Certificate) -> list[str]:
 
 
 def secrets_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the secrets directory and the passwords in it; never says a password itself."""
+    """What is wrong with the secrets directory."""
     directory = Path(settings["prefect_secrets_dir"])
     there = next((path for path in (directory, *directory.parents) if path.exists()), Path("/"))
     if not directory.is_absolute() or not there.is_dir() or not os.access(there, os.W_OK):
@@ -312,6 +341,12 @@ def secrets_problems(settings: dict[str, Any]) -> list[str]:
             f"prefect_secrets_dir is {_quoted(directory)}; it must be the absolute path of a directory on the control "
             "machine that you may write to (it is made when it is missing)"
         ]
+    return []
+
+
+def password_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the passwords that are there; never says a password itself."""
+    directory = Path(settings["prefect_secrets_dir"])
     accounts = [user["name"] for user in settings["prefect_users"]]
     accounts += ["playbook", "backups", *(f"worker-{worker['name']}" for worker in settings["prefect_workers"])]
     problems = []
@@ -338,41 +373,47 @@ def password_weakness(password: bytes) -> str:
     return ""
 
 
-def version_problems(settings: dict[str, Any], locked_version: str) -> list[str]:
-    """What is wrong with the versions; a worker of another version than the server is refused (drift)."""
-    problems = []
-    version = settings["prefect_version"]
-    if version != locked_version:
-        problems.append(
-            f"prefect_version is {_quoted(version)}; this release of the kit locks its workers to {_quoted(locked_version)}, "
-            "and server and workers of different versions break each other"
-        )
-    tags = {}
-    for setting in ("prefect_image", "prefect_postgres_image", "prefect_caddy_image"):
-        pinned = IMAGE.fullmatch(settings[setting])
-        tags[setting] = (pinned and pinned["tag"]) or ""
-        if not pinned:
-            problems.append(
-                f"{setting} is {_quoted(settings[setting])}; it must be pinned by a tag other than latest, or by a digest"
-            )
+def image_problems(settings: dict[str, Any], name: str) -> list[str]:
+    """What is wrong with one of the images; a server of another version than the workers is refused (drift)."""
+    image = settings[name]
+    pinned = IMAGE.fullmatch(image)
+    if not pinned:
+        return [f"{_is(name, image)}; it must be pinned by a tag other than latest, or by a digest"]
+    tag = pinned["tag"] or ""
     # Of a tag that begins with no version nothing can be said.
-    found = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", tags["prefect_image"])
-    if found and found[0] != version:
-        problems.append(
-            f"prefect_image is {_quoted(settings['prefect_image'])}; that is not the version {_quoted(version)} of prefect_version"
-        )
-    major = re.match(r"[0-9]+", tags["prefect_postgres_image"])
-    if major and major[0] != POSTGRES_MAJOR:
-        problems.append(
-            f"prefect_postgres_image is {_quoted(settings['prefect_postgres_image'])}; it must be of Postgres {POSTGRES_MAJOR}, "
-            "as another major version cannot read the database's files"
-        )
+    found = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", tag)
+    if name == "prefect_image" and found and found[0] != settings["prefect_version"]:
+        return [
+            f"{_is(name, image)}; that is not the version {_quoted(settings['prefect_version'])} of prefect_version"
+        ]
+    major = re.match(r"[0-9]+", tag)
+    if name == "prefect_postgres_image" and major and major[0] != POSTGRES_MAJOR:
+        return [
+            f"{_is(name, image)}; it must be of Postgres {POSTGRES_MAJOR}, as another major version cannot read the database's "
+            "files"
+        ]
+    return []
+
+
+def version_problems(settings: dict[str, Any], locked_version: str) -> list[str]:
+    """A version that this release of the kit is not made for."""
+    version = settings["prefect_version"]
+    if version == locked_version:
+        return []
+    return [
+        f"{_is('prefect_version', version)}; this release of the kit locks its workers to {_quoted(locked_version)}, "
+        "and server and workers of different versions break each other"
+    ]
+
+
+def archive_problems(settings: dict[str, Any]) -> list[str]:
+    """An archive of the images that is not there; what it holds is looked at where it is needed (server.yml)."""
     archive = settings["prefect_images_archive"]
-    if archive and not _is_file(archive):
-        problems.append(
-            f"prefect_images_archive is {_quoted(archive)}; it must be empty, or the absolute path of a file on the control machine"
-        )
-    return problems
+    if not archive or _is_file(archive):
+        return []
+    return [
+        f"prefect_images_archive is {_quoted(archive)}; it must be empty, or the absolute path of a file on the control machine"
+    ]
 
 
 def pool_problems(settings: dict[str, Any]) -> list[str]:
@@ -448,8 +489,8 @@ def flow_problems(settings: dict[str, Any]) -> list[str]:
     for name in ("prefect.yaml", "requirements.txt"):
         if not directory.is_absolute() or not (directory / name).is_file():
             problems.append(
-                f"flows_directory is {_quoted(directory)}; it must be the absolute path of a directory on the control "
-                f'machine with the file "{name}" in it'
+                f"{_is('flows_directory', settings['flows_directory'] and directory)}; it must be the absolute path of a "
+                f'directory on the control machine with the file "{name}" in it'
             )
     if not problems:
         locked = LOCKED_PREFECT.search((directory / "requirements.txt").read_text())
@@ -464,60 +505,129 @@ def flow_problems(settings: dict[str, Any]) -> list[str]:
                 f"flows_directory is {_quoted(directory)}; its requirements.txt has Prefect {_quoted(locked[1])}, which is "
                 f"newer than the server's {_quoted(server)} (prefect_version)"
             )
-    pools = [pool["name"] for pool in settings["prefect_work_pools"]]
-    if pools and settings["flows_pool"] not in pools:
-        problems.append(
-            f"flows_pool is {_quoted(settings['flows_pool'])}; prefect_work_pools has {_listed(map(_quoted, pools))}"
-        )
     return problems
+
+
+def flows_pool_problems(settings: dict[str, Any]) -> list[str]:
+    """A pool for deployments that there is not."""
+    pools, pool = [pool["name"] for pool in settings["prefect_work_pools"]], settings["flows_pool"]
+    if not pools or pool in pools:
+        return []
+    return [f"{_is('flows_pool', pool)}; prefect_work_pools has {_listed(map(_quoted, pools))}"]
 
 
 def _version(text: str) -> list[int]:
     return [int(part) for part in re.findall(r"[0-9]+", text)]
 
 
-def host_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the settings of the role host."""
-    problems = []
-    zone = settings["host_timezone"]
-    zones = zoneinfo.available_timezones()
+def clock_problems(settings: dict[str, Any]) -> list[str]:
+    """A time zone that nobody knows."""
+    zone, zones = settings["host_timezone"], zoneinfo.available_timezones()
     # A control machine without a zone database cannot judge; the host then does.
-    if zones and zone not in zones:
-        problems.append(f"host_timezone is {_quoted(zone)}; it must be a name such as Europe/Berlin or Etc/UTC")
-    if not CLOCK.fullmatch(settings["host_reboot_time"]):
-        problems.append(f"host_reboot_time is {_quoted(settings['host_reboot_time'])}; it must be a time such as 03:30")
-    if not SIZE.fullmatch(settings["host_journal_max_size"]):
-        problems.append(
-            f"host_journal_max_size is {_quoted(settings['host_journal_max_size'])}; it must be a size such as 500M or 2G"
-        )
+    if not zones or zone in zones:
+        return []
+    return [f"{_is('host_timezone', zone)}; it must be a name such as Europe/Berlin or Etc/UTC"]
+
+
+def window_problems(settings: dict[str, Any]) -> list[str]:
+    """A time of day that is none."""
+    time = settings["host_reboot_time"]
+    return [] if CLOCK.fullmatch(time) else [f"{_is('host_reboot_time', time)}; it must be a time such as 03:30"]
+
+
+def journal_problems(settings: dict[str, Any]) -> list[str]:
+    """A size that is none."""
+    size = settings["host_journal_max_size"]
+    return (
+        [] if SIZE.fullmatch(size) else [f"{_is('host_journal_max_size', size)}; it must be a size such as 500M or 2G"]
+    )
+
+
+def admin_problems(settings: dict[str, Any]) -> list[str]:
+    """A user for administration that cannot be made."""
     admin = settings["host_admin_user"]
-    if not NAME.fullmatch(admin) or admin in RESERVED_USERS:
-        problems.append(
-            f"host_admin_user is {_quoted(admin)}; allowed is {NAME_WORDS}, and none of {', '.join(RESERVED_USERS)}"
-        )
-    # The value is not shown: it may be a private key.
-    problems += [
+    if NAME.fullmatch(admin) and admin not in RESERVED_USERS:
+        return []
+    return [f"{_is('host_admin_user', admin)}; allowed is {NAME_WORDS}, and none of {', '.join(RESERVED_USERS)}"]
+
+
+def key_problems(settings: dict[str, Any]) -> list[str]:
+    """Keys that are none; the value is not shown, as it may be a private key."""
+    return [
         f"host_admin_keys, entry {number} is no public ssh key, such as: ssh-ed25519 AAAA… name"
         for number, key in enumerate(settings["host_admin_keys"], 1)
         if not PUBLIC_KEY.search(key)
     ]
-    problems += [
+
+
+def port_problems(settings: dict[str, Any]) -> list[str]:
+    """Ports that there are not."""
+    return [
         f"host_firewall_tcp_ports: {_quoted(port)} is not a port from 1 to 65535"
         for port in settings["host_firewall_tcp_ports"]
         if not 1 <= port <= 65535
     ]
-    problems += [
+
+
+def interface_problems(settings: dict[str, Any]) -> list[str]:
+    """Names that no network interface has."""
+    return [
         f"host_firewall_trusted_interfaces: {_quoted(name)} is no name of a network interface, such as wg0"
         for name in settings["host_firewall_trusted_interfaces"]
         if not INTERFACE.fullmatch(name)
     ]
-    problems += [
+
+
+def authority_problems(settings: dict[str, Any]) -> list[str]:
+    """Files that hold no certificate."""
+    return [
         f"host_extra_ca_certificates: {_quoted(path)} is not the absolute path of a PEM file with a certificate "
         "on the control machine"
         for path in settings["host_extra_ca_certificates"]
         if not _is_file(path) or b"-----BEGIN CERTIFICATE-----" not in Path(path).read_bytes()
     ]
-    return problems
+
+
+# Each looks at few settings, so that one that cannot be read hides as little as possible.
+CHECKS: tuple[Callable[[dict[str, Any]], list[str]], ...] = (
+    domain_problems,
+    acme_problems,
+    user_problems,
+    certificate_problems,
+    secrets_problems,
+    password_problems,
+    *(
+        partial(image_problems, name=name)
+        for name in ("prefect_image", "prefect_postgres_image", "prefect_caddy_image")
+    ),
+    archive_problems,
+    pool_problems,
+    worker_problems,
+    flow_problems,
+    flows_pool_problems,
+    clock_problems,
+    window_problems,
+    journal_problems,
+    admin_problems,
+    key_problems,
+    port_problems,
+    interface_problems,
+    authority_problems,
+    address_problems,
+    number_problems,
+)
+
+
+def read(values: dict[str, Any], options: dict[str, Any], problems: list[str]) -> _Settings:
+    """The settings of the right types; what is wrong with the others is appended to `problems`."""
+    settings = _Settings()
+    for name, option in options.items():
+        wrong: list[str] = []
+        value = typed(name, values[name], option, wrong)
+        if not wrong:
+            settings[name] = value
+        problems += wrong
+    return settings
 
 
 def prefect_settings_problems(
@@ -532,35 +642,48 @@ def prefect_settings_problems(
         locked_version: the version of Prefect in the lock file of the workers' venv.
     """
     problems = unknown_problems(variables, options)
-    wrong_types: list[str] = []
-    settings = {name: typed(name, values[name], option, wrong_types) for name, option in options.items()}
-    if wrong_types:
-        # What cannot be read cannot be judged either.
-        return problems + wrong_types
+    settings = read(values, options, problems)
+    for check in (partial(version_problems, locked_version=locked_version), *CHECKS):
+        # What could not be read has been told, and what depends on it cannot be judged.
+        with contextlib.suppress(_Unread):
+            problems += check(settings)
+    return problems
+
+
+def prefect_typed(values: dict[str, Any], options: dict[str, Any], needed: Iterable[str] = ("",)) -> dict[str, Any]:
+    """The settings in the types that the roles' argument_specs name; none at all when one that is needed is of another.
+
+    Args:
+        values: the value of each setting.
+        options: what the roles' argument_specs say of each setting.
+        needed: how the names of those begin that are needed; all, when it is not given.
+    """
+    settings = read(values, options, [])
+    unread = [name for name in options if name not in settings and name.startswith(tuple(needed))]
+    return {} if unread else dict(settings)
+
+
+def prefect_left_passwords(accounts: list[str], directory: str) -> list[str]:
+    """What is left in the secrets directory of accounts that the inventory has no longer, one sentence each.
+
+    Only of those that the playbook has let in: beside the password of each it keeps a salt of its own making.
+    """
+    secrets = Path(directory)
+    left = sorted(path.name for path in (secrets / "users").glob("*") if path.name not in accounts)
     return [
-        *problems,
-        *door_problems(settings),
-        *certificate_problems(settings),
-        *secrets_problems(settings),
-        *version_problems(settings, locked_version),
-        *pool_problems(settings),
-        *worker_problems(settings),
-        *flow_problems(settings),
-        *host_problems(settings),
-        *address_problems(settings),
-        *number_problems(settings),
+        f"the account {_quoted(name)} is not in the inventory, and its password is still in {secrets / 'users' / name}; delete "
+        f"that file, or {_quoted(name)} has the same password when it is added again"
+        for name in left
+        if (secrets / "salts" / name).is_file()
     ]
-
-
-def prefect_typed(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The settings in the types that the roles' argument_specs name; none at all when one is of another."""
-    wrong_types: list[str] = []
-    settings = {name: typed(name, values[name], option, wrong_types) for name, option in options.items()}
-    return {} if wrong_types else settings
 
 
 class FilterModule:
     """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        return {"prefect_settings_problems": prefect_settings_problems, "prefect_typed": prefect_typed}
+        return {
+            "prefect_left_passwords": prefect_left_passwords,
+            "prefect_settings_problems": prefect_settings_problems,
+            "prefect_typed": prefect_typed,
+        }

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: prefect_flow_run
 short_description: Run a deployment and wait for its end
 description:
-  - Makes a flow run of a deployment, waits until it has ended, and counts its task runs and log lines.
+  - Makes a flow run of a deployment (and the deployment, where O(definition) says what it is), waits until it has ended, and counts its task runs and log lines.
   - Task runs and logs reach the server by websocket and in batches, so they are waited for after the end too.
   - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
     API_ARGUMENTS in module_utils/prefect_api.py.
@@ -16,6 +16,11 @@ options:
     description: Name of the deployment, as flow/deployment.
     type: str
     required: true
+  definition:
+    description:
+      - What the deployment must be, as POST /deployments/ takes it but for its name and flow. It is made when it is missing,
+        and again when any of this is otherwise; without this it must be there.
+    type: dict
   state:
     description: Type of state that the run must end in.
     type: str
@@ -46,7 +51,7 @@ EXAMPLES = r"""
     api_url: https://prefect.example.org/api
     url_username: playbook
     url_password: "{{ password }}"
-    deployment: smoke/smoke
+    deployment: prefect-kit/smoke
     task_runs: 3
 """
 
@@ -82,6 +87,31 @@ TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 SETTLE_SECONDS = 30
 
 
+def ensure(api: PrefectApi, name: str, definition: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
+    """The deployment, made as it is defined where it is otherwise; and whether it was made."""
+    flow, _, deployment_name = name.partition("/")
+    path = f"/deployments/name/{quote(flow, safe='')}/{quote(deployment_name, safe='')}"
+    if definition is None:
+        return api.call("GET", path), False
+    found = api.call("GET", path, accept=(404,))
+    if found and all(found.get(key) == value for key, value in definition.items()):
+        return found, False
+    flow_id = api.call("POST", "/flows/", {"name": flow})["id"]
+    return api.call("POST", "/deployments/", {**definition, "name": deployment_name, "flow_id": flow_id}), True
+
+
+def hint(run: dict[str, Any], deployment: dict[str, Any]) -> str:
+    """Where to look when the run has not ended as it should."""
+    if run["state_type"] in TERMINAL:
+        return (
+            "look at its logs in the UI, and at: journalctl --lines 50 --unit 'prefect-worker@*'. After an update of the kit "
+            "run the whole site.yml first"
+        )
+    return (
+        f'does a worker of the pool "{deployment["work_pool_name"]}" run? Look at: systemctl status "prefect-worker@*"'
+    )
+
+
 def wait_for_end(api: PrefectApi, run_id: str, timeout: int) -> dict[str, Any]:
     """The flow run once it has ended, or as it is after `timeout` seconds."""
     end = time.monotonic() + timeout
@@ -105,6 +135,7 @@ def main() -> None:
         argument_spec={
             **API_ARGUMENTS,
             "deployment": {"type": "str", "required": True},
+            "definition": {"type": "dict"},
             "state": {"type": "str", "default": "COMPLETED"},
             "task_runs": {"type": "int", "default": 0},
             "log_lines": {"type": "int", "default": 0},
@@ -117,8 +148,7 @@ def main() -> None:
         module.exit_json(changed=False, skipped=True, msg="a flow run is not made in check mode")
     api = PrefectApi(module)
     name = module.params["deployment"]
-    flow, _, deployment_name = name.partition("/")
-    deployment = api.call("GET", f"/deployments/name/{quote(flow, safe='')}/{quote(deployment_name, safe='')}")
+    deployment, made_now = ensure(api, name, module.params["definition"])
     started = time.monotonic()
     made = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", {"tags": ["playbook"]})
     run = wait_for_end(api, made["id"], module.params["timeout"])
@@ -138,8 +168,7 @@ def main() -> None:
     if run["state_type"] != module.params["state"]:
         module.fail_json(
             msg=f'the flow run "{run["name"]}" of "{name}" is "{run["state_name"]}" after {seconds:.0f} s, not '
-            f'"{module.params["state"]}": "{(run.get("state") or {}).get("message")}". HINT: does a worker of the pool '
-            f'"{deployment["work_pool_name"]}" run? Look at: systemctl status "prefect-worker@*"',
+            f'"{module.params["state"]}": "{(run.get("state") or {}).get("message")}". HINT: {hint(run, deployment)}',
             **result,
         )
     if counted[0] < wanted[0] or counted[1] < wanted[1]:
@@ -149,8 +178,8 @@ def main() -> None:
             "requests: look at journalctl CONTAINER_TAG=prefect-caddy and the worker's journal",
             **result,
         )
-    # Nothing on the host is other than before; the run itself is what was asked for.
-    module.exit_json(changed=False, **result)
+    # The run itself is what was asked for, and no change.
+    module.exit_json(changed=made_now, **result)
 
 
 if __name__ == "__main__":

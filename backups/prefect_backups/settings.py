@@ -55,7 +55,7 @@ class Door:
     # PEM file of the authority that its certificate comes from.
     ca_file: str
     # Deployment that proves that everything works, and the task runs that it must have made.
-    deployment: str = "smoke/smoke"
+    deployment: str = "prefect-kit/smoke"
     task_runs: int = 3
 
 

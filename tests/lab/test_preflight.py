@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dns.resolver
 import pytest
 import yaml
 from cryptography import x509
@@ -44,6 +45,11 @@ systemctl list-unit-files --no-legend | grep -v '^session-'
 """
 FLOWS = REPOSITORY / "flows"
 NAME_WORDS = "a lower-case letter, then up to 30 lower-case letters, digits and hyphens"
+
+
+# Whom this machine asks for names, as the refusal tells it.
+SERVERS = dns.resolver.Resolver().nameservers
+NAME_SERVERS = f"{' or '.join(SERVERS)}, this machine's name server{'s' if len(SERVERS) > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ def cases_of_the_door() -> dict[str, Case]:
         "domain-empty": Case(
             {"prefect_domain": ""},
             [
-                'prefect_domain is ""; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address'
+                "prefect_domain is not set; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address"
             ],
         ),
         "domain-url": Case(
@@ -213,7 +219,7 @@ def cases_of_files(tmp_path: Path) -> dict[str, Case]:
     return {
         "files-missing": Case(
             {"prefect_tls": "files", "prefect_tls_certificate": "/nowhere/cert.pem"},
-            [f'prefect_tls_certificate is "/nowhere/cert.pem"; {path}', f'prefect_tls_key is ""; {path}'],
+            [f'prefect_tls_certificate is "/nowhere/cert.pem"; {path}', f"prefect_tls_key is not set; {path}"],
         ),
         "files-other-key": Case(
             other_key,
@@ -357,11 +363,20 @@ def cases_of_workers_and_host() -> dict[str, Case]:
             {"host_reboot_time": "3am"}, ['host_reboot_time is "3am"; it must be a time such as 03:30']
         ),
         "several": Case(
-            {"prefect_domain": "x", "prefect_tls": "internal", "host_timezone": "Berlin", "prefect_domian": "y"},
+            {
+                "prefect_domain": "x",
+                "prefect_tls": "internal",
+                "host_timezone": "Berlin",
+                "prefect_domian": "y",
+                "prefect_users": "ada",
+                "docker_pool_memory": "1",
+            },
             [
                 'there is no setting "prefect_domian"; did you mean "prefect_domain"?',
+                'prefect_users is "ada"; it must be a list',
                 'prefect_domain is "x"; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address',
                 'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
+                'docker_pool_memory is "1"; it must be a size from 256m up, such as 512m or 2g',
             ],
         ),
     }
@@ -394,7 +409,7 @@ def test_a_missing_domain_stops_a_whole_run_at_its_first_task(preflight, write_i
         NAME: refusal_of_settings(
             NAME,
             [
-                'prefect_domain is ""; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address'
+                "prefect_domain is not set; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address"
             ],
             directory,
         )
@@ -459,6 +474,93 @@ def test_a_host_that_fits_is_let_through(preflight, write_inventory):
     assert run.recap["failed"] == 0
 
 
+def test_the_first_contact(bare, preflight, write_inventory, tmp_path):
+    """A host key that is not known, a key that is not accepted, a port that nobody listens at: all three at once."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    args = inventory.host_variables(bare)["ansible_ssh_common_args"]
+    run = preflight(
+        write_inventory(
+            {
+                "unknown": {"ansible_ssh_common_args": args.replace(str(bare.known_hosts), "/dev/null")},
+                "other-key": {"ansible_ssh_private_key_file": str(tmp_path / "other")},
+                "nobody": {"ansible_port": 9},
+            }
+        )
+    )
+    where, ssh = f'"{bare.address}" (ansible_host of ', f"ssh root@{bare.address}"
+    assert refusals(run) == {
+        "unknown": refusal_of_host(
+            "unknown",
+            f"this machine does not know the host key of {where}unknown) yet. Log in once by hand: {ssh}, compare the "
+            "fingerprint with the one that your provider shows, and answer yes",
+        ),
+        "other-key": refusal_of_host(
+            "other-key",
+            f'{where}other-key) accepts no ssh key of yours for the user "root". Give it one: ssh-copy-id root@{bare.address}, '
+            "or name the right user and key in hosts.yml (ansible_user, ansible_ssh_private_key_file), until this works: "
+            f"{ssh}",
+        ),
+        "nobody": refusal_of_host(
+            "nobody",
+            f"nothing lets this machine in at port 9 of {where}nobody) (Connection refused). Is the address right "
+            "(ansible_host in hosts.yml), is the server up, does a firewall of your provider's let port 9 through? Try: "
+            f"ssh -p 9 root@{bare.address}",
+        ),
+    }
+    assert run.returncode == 2
+
+
+def test_no_way_out_and_an_archive_of_something_else(bare, preflight, write_inventory, tmp_path):
+    """What is downloaded is asked for first; which index and which mirrors those are, this file must not say."""
+    (tmp_path / "images.tar").write_text("none")
+    deaf = "printf 'nameserver 127.0.0.1\n' > /run/deaf && mount --bind /run/deaf /etc/resolv.conf"
+    with meanwhile(bare, deaf, "umount /etc/resolv.conf"):
+        run = preflight(
+            write_inventory(
+                {
+                    "registry": {"prefect_images_archive": ""},
+                    "archive": {"prefect_images_archive": f"{tmp_path}/images.tar"},
+                }
+            )
+        )
+    said = {host: words.splitlines() for host, words in refusals(run).items()}
+    images = (
+        '- it cannot download images from "registry-1.docker.io": that name does not resolve there; let it through, or set '
+        "prefect_images_archive to an archive of the images, or registry-mirrors or proxies in docker_daemon_settings"
+    )
+    archive = (
+        f'- prefect_images_archive is "{tmp_path}/images.tar"; that file is no archive as docker save writes it; make it with: '
+        "docker save --output FILE IMAGE…"
+    )
+    assert images in said["registry"] and archive in said["archive"]
+    for host in said:
+        words = "\n".join(said[host])
+        assert re.search(
+            r'^- it cannot download Python packages from "\S+": that name does not resolve there; let it through, or name an '
+            r"index that it reaches as index-url in its /etc/pip.conf and /etc/uv/uv.toml$",
+            words,
+            re.MULTILINE,
+        )
+        assert re.search(r'^- it cannot download Debian\'s packages from "\S+": ', words, re.MULTILINE), words
+    assert run.returncode == 2
+
+
+def test_a_check_of_a_bare_host_is_a_list(preflight, write_inventory):
+    """Ansible's check mode needs tools on the host that site.yml has not brought there yet."""
+    run = preflight(write_inventory(), "--check", "--diff")
+    assert run.returncode == 0, run.stdout
+    said = run.joined
+    assert (
+        f"No installation has reached its end on {NAME} yet, and a check (--check) compares with what is installed."
+        in said
+    )
+    assert (
+        "- host: take passwords out of sshd, let in the user ops by key, close all TCP ports but 22, 80, 443, " in said
+    )
+    assert "- checks: run a smoke flow, and make the first backup" in said
+    assert run.recap["failed"] == 0
+
+
 def test_too_little_memory_too_little_disk_and_a_domain_that_leads_elsewhere(bare, preflight, write_inventory):
     run = preflight(
         write_inventory(
@@ -483,8 +585,8 @@ def test_too_little_memory_too_little_disk_and_a_domain_that_leads_elsewhere(bar
         ),
         "domain": refusal_of_host(
             "domain",
-            f'"{DOMAIN}" (prefect_domain) resolves to nothing, not to this host ({bare.address}), so no ACME authority '
-            "would give it a certificate; set its DNS record and wait until it is seen, or go on all the same with "
+            f'"{DOMAIN}" (prefect_domain) resolves to nothing, not to this host ({bare.address}; asked at {NAME_SERVERS}), so no '
+            "ACME authority would give it a certificate; set its DNS record and wait until it is seen, or go on all the same with "
             "-e preflight_dns_mismatch=warn (right behind NAT, where the public address is not the host's own), or choose "
             "prefect_tls: internal",
         ),
@@ -496,8 +598,8 @@ def test_a_domain_that_leads_elsewhere_can_be_gone_on_with(bare, preflight, writ
     run = preflight(write_inventory(prefect_tls="acme"), "-e", "preflight_dns_mismatch=warn", *PREFLIGHT_ONLY)
     assert run.returncode == 0, run.stdout
     assert (
-        f'WARNING: "{DOMAIN}" (prefect_domain) resolves to nothing, not to this host ({bare.address}), so no ACME '
-        "authority would give it a certificate. Going on, as preflight_dns_mismatch says."
+        f'WARNING: "{DOMAIN}" (prefect_domain) resolves to nothing, not to this host ({bare.address}; asked at {NAME_SERVERS}), '
+        "so no ACME authority would give it a certificate. Going on, as preflight_dns_mismatch says."
     ) in run.joined
 
 

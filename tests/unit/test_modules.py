@@ -584,11 +584,18 @@ class Runs:
 
     def __init__(self, states: list[str], counts: list[tuple[int, int]]) -> None:
         self.states, self.counts = states, counts
+        self.deployment: dict[str, Any] | None = {"id": "d", "work_pool_name": "general"}
+        self.made: dict[str, Any] | None = None
 
     def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()) -> Any:
         if path.startswith("/deployments/name/"):
             self.asked = path
-            return {"id": "d", "work_pool_name": "general"}
+            return self.deployment
+        if path == "/flows/":
+            return {"id": f"flow {body['name']}"}
+        if path == "/deployments/":
+            self.made = body
+            return {"id": "d", **body}
         if path == "/deployments/d/create_flow_run":
             return {"id": "r"}
         if path == "/task_runs/count":
@@ -612,7 +619,7 @@ def run(monkeypatch, server: Runs, check_mode: bool = False, **parameters: Any) 
     clock = itertools.count()
     monkeypatch.setattr(flow_run, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
     params = {"deployment": "smoke/smoke", "state": "COMPLETED", "task_runs": 3, "log_lines": 5, "timeout": 20}
-    params["log_prefix"] = "smoke:"
+    params |= {"log_prefix": "smoke:", "definition": None}
     return ended(monkeypatch, flow_run, server, {**params, **parameters}, check_mode)
 
 
@@ -627,14 +634,38 @@ def test_a_run_that_does_not_end_well(monkeypatch):
     with pytest.raises(Ended) as failed:
         run(monkeypatch, Runs(["RUNNING", "FAILED"], [(3, 5)]))
     assert str(failed.value) == (
-        'the flow run "brave-owl" of "smoke/smoke" is "Failed" after 3 s, not "COMPLETED": "told so". HINT: does a worker '
-        'of the pool "general" run? Look at: systemctl status "prefect-worker@*"'
+        'the flow run "brave-owl" of "smoke/smoke" is "Failed" after 3 s, not "COMPLETED": "told so". HINT: look at '
+        "its logs in the UI, and at: journalctl --lines 50 --unit 'prefect-worker@*'. After an update of the kit run the "
+        "whole site.yml first"
     )
 
 
 def test_a_run_that_nobody_takes(monkeypatch):
-    with pytest.raises(Ended, match=r'is "Scheduled" after [0-9]+ s, not "COMPLETED"'):
+    with pytest.raises(Ended) as failed:
         run(monkeypatch, Runs(["SCHEDULED"], [(0, 0)]))
+    assert str(failed.value) == (
+        'the flow run "brave-owl" of "smoke/smoke" is "Scheduled" after 23 s, not "COMPLETED": "told so". HINT: does a '
+        'worker of the pool "general" run? Look at: systemctl status "prefect-worker@*"'
+    )
+
+
+DEFINITION = {"entrypoint": "smoke.py:smoke", "work_pool_name": "general", "tags": ["prefect-kit"]}
+
+
+def test_a_deployment_of_the_kits_own_is_made_when_it_is_missing_or_otherwise(monkeypatch):
+    for found in None, {"id": "d", **DEFINITION, "work_pool_name": "gpu"}:
+        server = Runs(["COMPLETED"], [(3, 5)])
+        server.deployment = found
+        assert run(monkeypatch, server, deployment="prefect-kit/smoke", definition=DEFINITION)["changed"] is True
+        assert server.made == {**DEFINITION, "name": "smoke", "flow_id": "flow prefect-kit"}
+
+
+def test_a_deployment_that_is_as_defined_is_left_alone(monkeypatch):
+    server = Runs(["COMPLETED"], [(3, 5)])
+    # What the server adds is no difference.
+    server.deployment = {"id": "d", **DEFINITION, "labels": {"prefect.flow.id": "x"}}
+    assert run(monkeypatch, server, deployment="prefect-kit/smoke", definition=DEFINITION)["changed"] is False
+    assert server.made is None
 
 
 def test_a_run_whose_logs_are_lost(monkeypatch):

@@ -302,6 +302,18 @@ def test_restore_and_worker_mean_the_same_mark():
     assert "RuntimeDirectory=prefect-worker/%i\n" in (ROOT / "systemd/prefect-worker@.service").read_text()
 
 
+def test_checks_and_restore_run_the_same_smoke_flow_and_count_the_same():
+    wanted = yaml.safe_load((ROLES / "checks/vars/main.yml").read_text())
+    settings = (ROOT / "backups/prefect_backups/settings.py").read_text()
+    assert f'deployment: str = "{wanted["__checks_smoke_name"]}"' in settings
+    assert f"task_runs: int = {wanted['__checks_smoke_task_runs']}\n" in settings
+    flow = (ROOT / "systemd/worker/smoke.py").read_text()
+    assert f"def smoke(count: int = {wanted['__checks_smoke_task_runs']})" in flow
+    # A line for each task run, and one at the end.
+    assert wanted["__checks_smoke_log_lines"] == wanted["__checks_smoke_task_runs"] + 1
+    assert f'@flow(name="{wanted["__checks_smoke_name"].partition("/")[0]}")' in flow
+
+
 def test_both_kinds_of_workers_have_the_servers_version():
     pinned = f"prefect=={DEFAULTS['prefect_version']}"
     for role in "workers", "docker_pool":

@@ -84,9 +84,22 @@ def test_every_setting_is_given_by_the_defaults(settings):
 def test_all_problems_are_said_at_once(said):
     assert said(prefect_domain="", prefect_domian="x.org", host_timezone="Berlin") == [
         'there is no setting "prefect_domian"; did you mean "prefect_domain"?',
-        'prefect_domain is ""; with prefect_tls acme it must be a DNS name in lower case, such as prefect.example.org '
+        "prefect_domain is not set; with prefect_tls acme it must be a DNS name in lower case, such as prefect.example.org "
         "(without a name of your own: prefect_tls: internal)",
         'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
+    ]
+
+
+def test_a_value_of_the_wrong_type_hides_none_of_the_others(said):
+    assert said(
+        prefect_users="ada", prefect_domain="x", host_timezone="Berlin", prefect_work_pools=None, backups_jobs=0
+    ) == [
+        'prefect_users is "ada"; it must be a list',
+        "prefect_work_pools is not set; it must be a list",
+        'prefect_domain is "x"; with prefect_tls acme it must be a DNS name in lower case, such as prefect.example.org '
+        "(without a name of your own: prefect_tls: internal)",
+        'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
+        'backups_jobs is "0"; it must be 1 or more',
     ]
 
 
@@ -115,7 +128,7 @@ def test_inventories_have_variables_of_their_own(said):
 @pytest.mark.parametrize(
     ("setting", "value", "problem"),
     [
-        ("prefect_domain", None, "prefect_domain has no value; it must be text"),
+        ("prefect_domain", None, "prefect_domain is not set; it must be text"),
         ("prefect_domain", ["a.org"], "prefect_domain is \"['a.org']\"; it must be text"),
         (
             "prefect_version",
@@ -204,7 +217,11 @@ def test_settings_in_their_types(settings):
     }
     typed = preflight.prefect_typed(values, OPTIONS)
     assert typed["backups_jobs"] == 4 and typed["backups_offsite"][0]["prune"] is False
-    assert preflight.prefect_typed({**values, "backups_offsite": "far"}, OPTIONS) == {}
+    wrong = {**values, "backups_offsite": "far"}
+    assert preflight.prefect_typed(wrong, OPTIONS) == {}
+    # Only what is needed counts.
+    assert preflight.prefect_typed(wrong, OPTIONS, ["backups_"]) == {}
+    assert preflight.prefect_typed(wrong, OPTIONS, ["prefect_workers"])["prefect_workers"] == values["prefect_workers"]
 
 
 def test_a_key_that_may_be_left_out_may_be_empty(said):
@@ -220,16 +237,18 @@ def test_a_key_that_may_be_left_out_may_be_empty(said):
 @pytest.mark.parametrize("domain", ["", "prefect", "Prefect.Example.org", "https://prefect.example.org", "a..b",
                                     "-a.org", "a.org.", "10.0.0.1", "10.0.0.256", "a_b.org", "a b.org"])  # fmt: skip
 def test_bad_domain_with_acme(said, domain):
+    fact = f'is "{domain}"' if domain else "is not set"
     assert said(prefect_domain=domain) == [
-        f'prefect_domain is "{domain}"; with prefect_tls acme it must be a DNS name in lower case, such as '
+        f"prefect_domain {fact}; with prefect_tls acme it must be a DNS name in lower case, such as "
         "prefect.example.org (without a name of your own: prefect_tls: internal)"
     ]
 
 
 @pytest.mark.parametrize("domain", ["", "prefect", "10.0.0.256", "10.0.0", "fd00::1", "https://10.0.0.1"])
 def test_bad_domain_without_acme(said, domain):
+    fact = f'is "{domain}"' if domain else "is not set"
     assert said(prefect_domain=domain, prefect_tls="internal") == [
-        f'prefect_domain is "{domain}"; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address'
+        f"prefect_domain {fact}; it must be a DNS name in lower case, such as prefect.example.org, or an IPv4 address"
     ]
 
 
@@ -240,8 +259,9 @@ def test_good_domains(said):
 
 def test_bad_email(said):
     for email in ("", "ops", "ops@host", "a b@example.org"):
+        fact = f'is "{email}"' if email else "is not set"
         assert said(prefect_email=email) == [
-            f'prefect_email is "{email}"; with prefect_tls acme it must be an e-mail address, such as ops@example.org'
+            f"prefect_email {fact}; with prefect_tls acme it must be an e-mail address, such as ops@example.org"
         ]
     assert said(prefect_email="ops", prefect_tls="internal") == [
         'prefect_email is "ops"; it must be an e-mail address or empty'
@@ -318,8 +338,8 @@ def test_a_certificate_for_an_address(said, certificate):
 def test_certificate_files_that_are_not_there(said, certificate, tmp_path, monkeypatch):
     words = "with prefect_tls files it must be the absolute path of a PEM file on the control machine"
     assert said(prefect_tls="files") == [
-        f'prefect_tls_certificate is ""; {words}',
-        f'prefect_tls_key is ""; {words}',
+        f"prefect_tls_certificate is not set; {words}",
+        f"prefect_tls_key is not set; {words}",
     ]
     monkeypatch.chdir(tmp_path)
     assert said(**{**certificate(["prefect.example.org"]), "prefect_tls_key": "key.pem"}) == [
@@ -431,6 +451,21 @@ def test_a_secrets_directory_that_cannot_be_written(said, tmp_path):
         ]
 
 
+def test_passwords_of_accounts_that_are_gone_are_named(settings):
+    directory = Path(settings["prefect_secrets_dir"])
+    for name in ("admin", "grace", "note.txt"):
+        give_password(settings, name, b"0123456789abcdef")
+    (directory / "salts").mkdir()
+    # What has no salt the playbook has never let in: it is somebody else's.
+    for name in ("admin", "grace"):
+        (directory / "salts" / name).write_text("x")
+    assert preflight.prefect_left_passwords(["admin", "playbook"], str(directory)) == [
+        f'the account "grace" is not in the inventory, and its password is still in {directory}/users/grace; delete that file, '
+        'or "grace" has the same password when it is added again'
+    ]
+    assert preflight.prefect_left_passwords(["admin"], str(directory / "nowhere")) == []
+
+
 def test_nothing_is_written_there(said, settings):
     said()
     assert not Path(settings["prefect_secrets_dir"]).exists()
@@ -455,8 +490,9 @@ def test_drifted_version(said):
     "image", ["caddy", "caddy:latest", "registry.example.org:5000/caddy", "caddy@sha256:abc", "", "Caddy:2"]
 )
 def test_unpinned_image(said, image):
+    fact = f'is "{image}"' if image else "is not set"
     assert said(prefect_caddy_image=image) == [
-        f'prefect_caddy_image is "{image}"; it must be pinned by a tag other than latest, or by a digest'
+        f"prefect_caddy_image {fact}; it must be pinned by a tag other than latest, or by a digest"
     ]
 
 
@@ -806,29 +842,32 @@ def test_a_host_that_cannot(changes, problems):
     assert preflight_host.prefect_host_problems({**SEEN, **changes}) == problems
 
 
+def domain_problem(leads_to: list[str], host: str = "192.0.2.10", facts: tuple[str, ...] = ()) -> str:
+    answer = {"servers": ["192.0.2.53"], "addresses": {"a.example.org": leads_to, host: [host]}, "silent": []}
+    return preflight_host.prefect_domain_problem("a.example.org", answer, host, list(facts))
+
+
 def test_a_domain_that_leads_elsewhere():
-    problem = preflight_host.prefect_domain_problem("a.example.org", ["192.0.2.7", "2001:db8::7"], ["192.0.2.10"])
+    problem = domain_problem(["192.0.2.7", "2001:db8::7"])
     assert preflight_host.prefect_host_problems({**SEEN, "domain_problem": problem}) == [
-        '"a.example.org" (prefect_domain) resolves to 192.0.2.7, 2001:db8::7, not to this host (192.0.2.10), so no ACME '
-        "authority would give it a certificate; set its DNS record and wait until it is seen, or go on all the same with "
-        "-e preflight_dns_mismatch=warn (right behind NAT, where the public address is not the host's own), or choose "
-        "prefect_tls: internal"
+        '"a.example.org" (prefect_domain) resolves to 192.0.2.7, 2001:db8::7, not to this host (192.0.2.10; asked at '
+        "192.0.2.53, this machine's name server), so no ACME authority would give it a certificate; set its DNS record and "
+        "wait until it is seen, or go on all the same with -e preflight_dns_mismatch=warn (right behind NAT, where the public "
+        "address is not the host's own), or choose prefect_tls: internal"
     ]
-    assert "resolves to nothing, not to" in preflight_host.prefect_domain_problem("a.example.org", [], ["192.0.2.10"])
+    assert "resolves to nothing, not to" in domain_problem([])
 
 
 def test_a_domain_with_a_stale_address():
-    problem = preflight_host.prefect_domain_problem("a.example.org", ["192.0.2.7", "2001:db8::7"], ["192.0.2.7"])
-    assert problem == (
-        '"a.example.org" (prefect_domain) also resolves to 2001:db8::7, which is not this host\'s (192.0.2.7), so an ACME '
-        "authority may give it no certificate"
+    assert domain_problem(["192.0.2.7", "2001:db8::7"], "192.0.2.7") == (
+        '"a.example.org" (prefect_domain) also resolves to 2001:db8::7, which is not this host\'s (192.0.2.7; asked at '
+        "192.0.2.53, this machine's name server), so an ACME authority may give it no certificate"
     )
 
 
 def test_a_domain_that_leads_to_the_host():
-    assert preflight_host.prefect_domain_problem("a.example.org", ["192.0.2.7"], ["10.0.0.4", "192.0.2.7"]) == ""
+    assert domain_problem(["192.0.2.7"], "10.0.0.4", ("10.0.0.4", "192.0.2.7")) == ""
 
 
-def test_only_addresses_are_addresses():
-    answers = ["NXDOMAIN", "192.0.2.7", "alias.example.org.", "2001:db8::7", "192.0.2.7", ""]
-    assert preflight_host.prefect_resolved(answers) == ["192.0.2.7", "2001:db8::7"]
+def test_keys_that_were_not_looked_at_are_no_problem():
+    assert preflight_host.prefect_host_problems({**SEEN, "keys": None}) == []
