@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The table "Settings" of README.md, made of the roles' defaults and argument specs: printed, or put into README.md.
+"""The table of docs/settings.md, made of the roles' defaults and argument specs: printed, or put into docs/settings.md.
 
     ./scripts/settings_table.py            print it
-    ./scripts/settings_table.py --write    replace what stands between the two markers in README.md
+    ./scripts/settings_table.py --write    replace what stands between the two markers in docs/settings.md
 
-tests/unit/test_said_twice.py holds README.md equal to it.
+tests/unit/test_said_twice.py holds docs/settings.md equal to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import yaml
 
-README = _env.ROOT / "README.md"
+PAGE = _env.ROOT / "docs" / "settings.md"
 ROLES = _env.ROOT / "ansible" / "roles"
 BEGIN = "<!-- settings: begin -->"
 END = "<!-- settings: end -->"
@@ -91,30 +91,30 @@ def table() -> str:
 
 
 def with_table(readme: str) -> str:
-    """The text of README.md with the table as it is now between the markers.
+    """The text of docs/settings.md with the table as it is now between the markers.
 
-    Raises ValueError where README.md has not exactly one of each marker, in order.
+    Raises ValueError where the page has not exactly one of each marker, in order.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in before + after:
-        raise ValueError(f'"{README}" must hold "{BEGIN}" and then "{END}", once each')
+        raise ValueError(f'"{PAGE}" must hold "{BEGIN}" and then "{END}", once each')
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="put it into docs/settings.md")
     if not parser.parse_args().write:
         print(table())
         return 0
     try:
-        text = with_table(README.read_text())
+        text = with_table(PAGE.read_text())
     except (OSError, ValueError) as error:
-        _env.fail(str(error), f'write the line "{BEGIN}" and below it "{END}" into README.md, under "## Settings"')
-    temporary = README.with_suffix(".tmp")
+        _env.fail(str(error), f'write the line "{BEGIN}" and below it "{END}" into docs/settings.md')
+    temporary = PAGE.with_suffix(".tmp")
     temporary.write_text(text)
-    temporary.rename(README)
+    temporary.rename(PAGE)
     return 0
 
 

@@ -485,7 +485,7 @@ def test_each_exit_code_has_words_for_a_person(code):
         assert f"failed: {meaning.what} (result exit-code, exit code {code.value}).\n{meaning.earlier}\n" in body
     doubtful = {Code.WRONG_KEY, Code.NO_REPOSITORY, Code.DAMAGED, Code.MISMATCH}
     assert (meaning.earlier != notify.WHOLE) is (code in doubtful)
-    rows = re.findall(r"^\| ([0-9, ]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| ([0-9, ]+) \|", (ROOT / "docs/restore.md").read_text(), re.MULTILINE)
     assert str(code.value) in {number.strip() for row in rows for number in row.split(",")}
 
 

@@ -62,5 +62,5 @@ def test_a_requirement_with_extras_stands_there_without_them_too():
 
 
 def test_people_s_own_flows_keep_to_the_versions_of_clients():
-    assert lock.CLIENT == ROOT / "client/requirements.in"
+    assert lock.CLIENT == ROOT / "docs/client/requirements.in"
     assert lock.FOR_PIP <= set(lock.LOCKS)

@@ -154,12 +154,12 @@ def test_every_option_says_what_the_preflight_needs(role):
         assert all(choice in option["description"] for choice in option.get("choices", [])), name
 
 
-def test_the_table_in_the_readme_is_made_of_the_argument_specs():
-    readme = (ROOT / "README.md").read_text()
-    assert readme == settings_table.with_table(readme), "run ./scripts/settings_table.py --write"
+def test_the_table_of_the_settings_is_made_of_the_argument_specs():
+    page = settings_table.PAGE.read_text()
+    assert page == settings_table.with_table(page), "run ./scripts/settings_table.py --write"
 
 
-def test_a_readme_without_markers_is_an_error_and_not_a_readme_without_a_table():
+def test_a_page_without_markers_is_an_error_and_not_a_page_without_a_table():
     with pytest.raises(ValueError, match="must hold"):
         settings_table.with_table("# Prefect\n")
     with pytest.raises(ValueError, match="must hold"):
@@ -240,7 +240,7 @@ def test_every_lock_has_its_source_and_is_made_by_scripts_lock():
     assert {f"{name}.txt" for name in made} == sources
 
 
-@pytest.mark.parametrize("name", ["client/requirements.txt", "flows/requirements.txt"])
+@pytest.mark.parametrize("name", ["docs/client/requirements.txt", "flows/requirements.txt"])
 def test_a_lock_that_people_install_with_pip_pins_extras_too(name):
     """With hashes, pip takes a dependency on sqlalchemy[asyncio] for not pinned where the lock has no extra, and one on
     sqlalchemy where it has nothing else.
@@ -264,36 +264,29 @@ def test_a_lock_that_people_install_with_pip_pins_extras_too(name):
 
 
 def test_the_lock_of_clients_is_prefect_of_the_servers_version_and_nothing_of_ours():
-    source = (ROOT / "client/requirements.in").read_text()
+    source = (ROOT / "docs/client/requirements.in").read_text()
     assert re.findall(r"^([a-z]+)[=<]", source, re.MULTILINE) == ["prefect", "fastapi", "sqlalchemy"]
-    text = (ROOT / "client/requirements.txt").read_text()
+    text = (ROOT / "docs/client/requirements.txt").read_text()
     assert f"\nprefect=={DEFAULTS['prefect_version']} " in text
     assert not re.search(r"^(ansible|pytest|psycopg|caddy|restic|playwright)\S*==", text, re.MULTILINE)
-    assert "pip install --require-hashes -r client/requirements.txt" in (ROOT / "README.md").read_text()
-
-
-def test_every_link_of_a_page_leads_somewhere() -> None:
-    for page in ("README.md", "systemd/README.md", "flows/README.md"):
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
-            if "://" not in target:
-                assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+    assert "pip install --require-hashes -r docs/client/requirements.txt" in (ROOT / "docs/access.md").read_text()
 
 
 # --- workers -----------------------------------------------------------------------------------------------------
 
 
 def test_the_share_of_memory_of_all_workers_is_one_number():
-    """The slice is a plain file; a worker's guard counts with the same share, and the README names it."""
+    """The slice is a plain file; a worker's guard counts with the same share, and the docs name it."""
     share = re.search(r"^MemoryMax=(\d+)%$", (ROOT / "systemd/prefect-workers.slice").read_text(), re.MULTILINE)[1]
     assert f"default('{share}%')" in (ROLES / "workers/templates/worker.env.j2").read_text()
-    assert f"all of a host together have {share} %" in (ROOT / "README.md").read_text()
+    assert f"all of a host together have {share} %" in (ROOT / "docs/workers.md").read_text()
 
 
-def test_the_readme_tells_the_times_of_workers_as_they_are():
-    defaults, readme = settings_table.defaults("workers"), (ROOT / "README.md").read_text()
-    assert f"have {defaults['workers_drain_seconds'] // 60} minutes to end" in readme
-    assert f"with {defaults['workers_shutdown_seconds']} seconds" in readme
-    assert f"Crashed {defaults['workers_crash_seconds'] // 60} minutes after its last sign of life" in readme
+def test_the_docs_tell_the_times_of_workers_as_they_are():
+    defaults, page = settings_table.defaults("workers"), (ROOT / "docs/workers.md").read_text()
+    assert f"have {defaults['workers_drain_seconds'] // 60} minutes to end" in page
+    assert f"with {defaults['workers_shutdown_seconds']} seconds" in page
+    assert f"Crashed {defaults['workers_crash_seconds'] // 60} minutes after its last heartbeat" in page
 
 
 def test_restore_and_worker_mean_the_same_mark():

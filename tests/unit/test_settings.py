@@ -111,8 +111,8 @@ def test_a_value_of_the_wrong_type_hides_none_of_the_others(said):
     [
         ("prefect_domian", 'there is no setting "prefect_domian"; did you mean "prefect_domain"?'),
         ("prefect_worker", 'there is no setting "prefect_worker"; did you mean "prefect_workers"?'),
-        ("prefect_colour", 'there is no setting "prefect_colour"; "Settings" in README.md lists what there is'),
-        ("preflight_colour", 'there is no setting "preflight_colour"; "Settings" in README.md lists what there is'),
+        ("prefect_colour", 'there is no setting "prefect_colour"; docs/settings.md lists what there is'),
+        ("preflight_colour", 'there is no setting "preflight_colour"; docs/settings.md lists what there is'),
         ("host_timezon", 'there is no setting "host_timezon"; did you mean "host_timezone"?'),
     ],
 )
@@ -178,7 +178,7 @@ def test_inventories_have_variables_of_their_own(said):
         (
             "prefect_workers",
             [{"name": "a", "pool": "general", "limits": 2}],
-            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, environment, secrets, memory_max and cpu_weight',
+            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, environment, secrets, memory_max, cpu_weight and devices',
         ),
         (
             "prefect_workers",
