@@ -152,6 +152,7 @@ def scheduled(**schedule: Any) -> dict[str, Any]:
         scheduled(rrule="FREQ=DAILY;COUNT=3", timezone="UTC"),
         scheduled(cron="{{ prefect.variables.when }}", timezone="{{ prefect.variables.zone }}"),
         {"parameters": {"name": "Ada"}},
+        {"work_pool": {"name": "general", "job_variables": {"env": "{{ prefect.variables.env }}"}}},
         {"concurrency_limit": 1},
         {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW", "grace_period_seconds": 60}},
     ],
@@ -239,6 +240,7 @@ def test_a_whole_file_says_everything_that_is_wrong_at_once():
     # What is well by itself is tried out all the same.
     assert [entry["name"] for entry in found.entries] == ["well"]
     assert definition.check(["x"], POOLS, {}, {}).errors == ["prefect.yaml has no list of deployments"]
+    assert definition.check({"deployments": []}, POOLS, {}, {}).errors == ["prefect.yaml has no deployments"]
 
 
 # --- whose a deployment is ---------------------------------------------------------------------------------------
@@ -313,7 +315,15 @@ def release(monkeypatch, tmp_path) -> Path:
 def enter(monkeypatch: pytest.MonkeyPatch, path: Path, **more: str) -> None:
     monkeypatch.chdir(path)
     python = str(path / ".venv/bin/python")
-    given = {"VERSION": path.name, "DIRECTORY": str(path), "PYTHON": python, "POOL": "general", "REMOVE": "", **more}
+    given = {
+        "VERSION": path.name,
+        "DIRECTORY": str(path),
+        "PYTHON": python,
+        "POOL": "general",
+        "REMOVE": "",
+        "AGAIN": "",
+        **more,
+    }
     for name, value in given.items():
         monkeypatch.setenv(f"FLOWS_{name}", value)
 
@@ -586,6 +596,17 @@ def test_a_deploy_that_would_empty_the_server_is_refused_with_the_list(server, d
     assert {name: one["updated"] for name, one in deploy_flows.deployments_there(server).items()} == before
     assert deploy("def", other, REMOVE="true")[0] == 0
     assert list(deploy_flows.deployments_there(server)) == ["orders/others"]
+
+
+def test_what_was_deployed_before_can_be_gone_back_to_whatever_the_rules_are_by_now(server, deploy):
+    """An earlier version of the kit took what Prefect takes, keys that it ignores included."""
+    older = changed(PLAIN, orders={"tag": ["x"]}, old=None, invoices=None)
+    assert deploy("abc", older)[0] == deploy_flows.REFUSED
+    code, said = deploy("abc", older, AGAIN="true", REMOVE="true")
+    assert (code, said[:2]) == (0, [
+        "1 of 1 deployments made.",
+        'NOTE: Of prefect.yaml: deployment "orders": there is no key "tag"; did you mean "tags"?',
+    ])  # fmt: skip
 
 
 def test_what_somebody_else_has_made_is_not_replaced_without_a_word(server, deploy):

@@ -200,7 +200,7 @@ def _pool_errors(entry: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]
     variables = given.get("job_variables", {})
     if not isinstance(variables, Mapping):
         return [*errors, f'work_pool: job_variables: is "{variables}", and must be a mapping']
-    if not isinstance(variables.get("env", {}), Mapping):
+    if not isinstance(variables.get("env", {}), Mapping) and not templated(variables["env"]):
         errors.append(f'work_pool: job_variables: env: is "{variables["env"]}", and must be a mapping')
     known = (pools.get(name) or {}).get("variables")
     for key in variables if known else ():
@@ -307,7 +307,7 @@ def check(
     found = Checked()
     entries = content.get("deployments") if isinstance(content, Mapping) else None
     if not isinstance(entries, list) or not entries:
-        found.errors.append("prefect.yaml has no list of deployments")
+        found.errors.append(f"prefect.yaml has no {'deployments' if entries == [] else 'list of deployments'}")
         return found
     found.errors += top_errors(content)
     found.errors += step_errors(content.get("pull") or [])
