@@ -280,18 +280,18 @@ def test_what_somebody_else_has_made_is_not_ours(tmp_path):
         ("ab", "abc", "", (), []),
         ("ab", "abcd", "", (), []),
         ("ab", "acde", "", (), [
-            "it has 2 deployments, and would remove 3 that an earlier release made and it does not name: c, d, e. "
+            "prefect.yaml has 2 deployments, and deploying it would remove 3 that earlier releases made: c, d, e. "
             "To remove them: -e flows_remove_deployments=true"]),
         ("a", "bc", "", (), [
-            "it has 1 deployment, and would remove all 2 that an earlier release made and it does not name: b, c. "
+            "prefect.yaml has 1 deployment, and deploying it would remove all 2 that earlier releases made: b, c. "
             "To remove them: -e flows_remove_deployments=true"]),
         ("abc", "d", "", (), [
-            "it has 3 deployments, and would remove all 1 that an earlier release made and it does not name: d. "
+            "prefect.yaml has 3 deployments, and deploying it would remove all 1 that earlier releases made: d. "
             "To remove them: -e flows_remove_deployments=true"]),
         ("abc", "d", "", ("remove",), []),
         ("ab", "a", "b", (), [
-            "it would replace what somebody else has made or changed: b. Give its own deployments other names, or, to "
-            "replace those: -e flows_replace_deployments=true"]),
+            "deploying it would replace what somebody else has made or changed: b. Give other names to the deployments of "
+            "prefect.yaml, or, to replace those: -e flows_replace_deployments=true"]),
         ("ab", "a", "b", ("replace",), []),
     ],
 )  # fmt: skip
@@ -569,7 +569,7 @@ def test_a_plain_file_is_deployed_and_nothing_of_anybody_else_is_touched(server,
         'NOTE: The schedule cron "0 4 * * *" Europe/Berlin of orders/orders stays paused.',
         'NOTE: The schedule cron "0 12 * * *" of orders/orders was not made from prefect.yaml, and stays as it is.',
         "NOTE: orders/old stays paused.",
-        "NOTE: Removed the deployment invoices/invoices: prefect.yaml no longer has it.",
+        "NOTE: Removed, because prefect.yaml no longer has it: invoices/invoices.",
     ]
     assert schedules(server, "orders/orders") == {"0 4 * * *": False, "0 12 * * *": True}
     assert server.read_deployment_by_name("orders/old").paused
@@ -590,7 +590,7 @@ def test_a_deploy_that_would_empty_the_server_is_refused_with_the_list(server, d
     other = changed(PLAIN, old=None, orders={"name": "others"}, invoices=None)
     code, said = deploy("def", other)
     assert (code, said) == (deploy_flows.REFUSED, [
-        "ERROR: it has 1 deployment, and would remove all 3 that an earlier release made and it does not name: "
+        "ERROR: prefect.yaml has 1 deployment, and deploying it would remove all 3 that earlier releases made: "
         "invoices/invoices, orders/old, orders/orders. To remove them: -e flows_remove_deployments=true"
     ])  # fmt: skip
     assert {name: one["updated"] for name, one in deploy_flows.deployments_there(server).items()} == before
@@ -614,13 +614,13 @@ def test_what_somebody_else_has_made_is_not_replaced_without_a_word(server, depl
     made = server.create_deployment(flow_id=flow_id, name="orders", entrypoint="/home/ada/x.py:orders")
     code, said = deploy("abc", PLAIN)
     assert (code, said) == (deploy_flows.REFUSED, [
-        "ERROR: it would replace what somebody else has made or changed: orders/orders. Give its own deployments other "
-        "names, or, to replace those: -e flows_replace_deployments=true"
+        "ERROR: deploying it would replace what somebody else has made or changed: orders/orders. Give other names to the "
+        "deployments of prefect.yaml, or, to replace those: -e flows_replace_deployments=true"
     ])  # fmt: skip
     assert list(deploy_flows.deployments_there(server)) == ["orders/orders"]
     code, said = deploy("abc", PLAIN, REPLACE="true")
     assert code == 0
-    assert "NOTE: Replaced the deployment orders/orders, which somebody else had made or changed." in said
+    assert "NOTE: Replaced, although somebody else had made or changed it: orders/orders." in said
     assert server.read_deployment_by_name("orders/orders").id == made
 
 

@@ -464,9 +464,10 @@ def main() -> int:
         for name in planned.removed:
             with contextlib.suppress(ObjectNotFound):
                 client.delete_deployment(UUID(there[name]["id"]))
-            notes.append(f"Removed the deployment {name}: prefect.yaml no longer has it.")
-        for name in planned.replaced:
-            notes.append(f"Replaced the deployment {name}, which somebody else had made or changed.")
+        if planned.removed:
+            notes.append(f"Removed, because prefect.yaml no longer has it: {', '.join(planned.removed)}.")
+        if planned.replaced:
+            notes.append(f"Replaced, although somebody else had made or changed it: {', '.join(planned.replaced)}.")
     for text in notes:
         note(text)
     return 0

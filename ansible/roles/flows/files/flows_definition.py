@@ -377,14 +377,14 @@ class Plan:
         errors = []
         if self.removed and not may_remove and (not self.stay or len(self.removed) > brings):
             errors.append(
-                f"it has {brings} {'deployment' if brings == 1 else 'deployments'}, and would remove "
-                f"{'all ' if not self.stay else ''}{len(self.removed)} that an earlier release made and it does not name: "
-                f"{', '.join(self.removed)}. To remove them: -e flows_remove_deployments=true"
+                f"prefect.yaml has {brings} {'deployment' if brings == 1 else 'deployments'}, and deploying it would remove "
+                f"{'' if self.stay else 'all '}{len(self.removed)} that earlier releases made: {', '.join(self.removed)}. "
+                "To remove them: -e flows_remove_deployments=true"
             )
         if self.replaced and not may_replace:
             errors.append(
-                f"it would replace what somebody else has made or changed: {', '.join(self.replaced)}. Give its own "
-                "deployments other names, or, to replace those: -e flows_replace_deployments=true"
+                f"deploying it would replace what somebody else has made or changed: {', '.join(self.replaced)}. Give other "
+                "names to the deployments of prefect.yaml, or, to replace those: -e flows_replace_deployments=true"
             )
         return errors
 
