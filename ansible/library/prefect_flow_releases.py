@@ -8,8 +8,9 @@ module: prefect_flow_releases
 short_description: The releases of flows on a host
 description:
   - Lists the releases below O(root), and which of them a process of this host uses.
-  - With O(keep), removes the others, and environments that no release uses. What a process uses stays, and so does
-    what has been placed in the last O(young_seconds) seconds, for somebody may be about to deploy it.
+  - With O(keep), removes the others that the kit has made (it names them by their content), and environments that no
+    release uses. What a process uses stays, and so does what has been placed in the last O(young_seconds) seconds, for
+    somebody may be about to deploy it.
 options:
   root:
     description: Directory that has the directories releases and venvs.
@@ -58,6 +59,8 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 # What is on its way out; not a name that a release can have.
 LEAVING = ".removing-"
+# A hash of the content (prefect_release, and that of a lock); half-made, or half-removed.
+OURS = re.compile(rf"({re.escape(LEAVING)})?[0-9a-f]{{12}}(\.new)?")
 
 
 def names_in(text: bytes, folder: Path) -> set[str]:
@@ -95,12 +98,20 @@ def listed(folder: Path) -> dict[str, float]:
     return {path.name: path.stat().st_mtime for path in folder.iterdir() if path.is_dir() and not path.is_symlink()}
 
 
+def is_ours(name: str) -> bool:
+    """Whether the kit has made a directory: it names it by its content, and nobody else does. What a person has put
+    beside it is the person's.
+    """
+    return OURS.fullmatch(name) is not None
+
+
 def may_go(there: dict[str, float], stay: set[str], now: float, young_seconds: int) -> list[str]:
     """Which of these (names with their time) may be removed: not what stays, and nothing young.
 
     What an interrupted run left half-made (NAME.new) or half-removed goes by the same rules, under its own name.
     """
-    return sorted(name for name, changed in there.items() if name not in stay and now - changed >= young_seconds)
+    old = (name for name, changed in there.items() if now - changed >= young_seconds)
+    return sorted(name for name in old if is_ours(name) and name not in stay)
 
 
 def venv_of(release: Path) -> str:

@@ -174,7 +174,7 @@ def one(playbook: Any, repository: Repository, vps: Any, door: Any) -> str:
     refused = playbook("deploy.yml", *repository.given("one"), check=False)
     assert refused.returncode
     assert (
-        "it has 1 deployment, and would remove all 20 that an earlier release made and it does not name: again/again, "
+        "prefect.yaml has 1 deployment, and deploying it would remove all 20 that earlier releases made: again/again, "
         in (refused.joined)
     )
     assert "hello/of-ada" not in refused.joined
@@ -187,7 +187,7 @@ def one(playbook: Any, repository: Repository, vps: Any, door: Any) -> str:
         "Added where prefect.yaml does not say it: version (1 of 1), job variable command (1 of 1), pull step"
         in run.joined
     )
-    assert "Removed the deployment shell/shell: prefect.yaml no longer has it." in run.joined
+    assert "Removed, because prefect.yaml no longer has it: again/again, branches/branches, " in run.joined
     commit = repository.git("rev-parse", "one")
     assert f"of {repository.path} one (commit {commit[:12]}, flows): Version one" in run.joined
     assert "1 new" in run.joined

@@ -152,6 +152,7 @@ def scheduled(**schedule: Any) -> dict[str, Any]:
         scheduled(rrule="FREQ=DAILY;COUNT=3", timezone="UTC"),
         scheduled(cron="{{ prefect.variables.when }}", timezone="{{ prefect.variables.zone }}"),
         {"parameters": {"name": "Ada"}},
+        {"work_pool": {"name": "general", "job_variables": {"env": "{{ prefect.variables.env }}"}}},
         {"concurrency_limit": 1},
         {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW", "grace_period_seconds": 60}},
     ],
@@ -239,6 +240,7 @@ def test_a_whole_file_says_everything_that_is_wrong_at_once():
     # What is well by itself is tried out all the same.
     assert [entry["name"] for entry in found.entries] == ["well"]
     assert definition.check(["x"], POOLS, {}, {}).errors == ["prefect.yaml has no list of deployments"]
+    assert definition.check({"deployments": []}, POOLS, {}, {}).errors == ["prefect.yaml has no deployments"]
 
 
 # --- whose a deployment is ---------------------------------------------------------------------------------------
@@ -278,18 +280,18 @@ def test_what_somebody_else_has_made_is_not_ours(tmp_path):
         ("ab", "abc", "", (), []),
         ("ab", "abcd", "", (), []),
         ("ab", "acde", "", (), [
-            "it has 2 deployments, and would remove 3 that an earlier release made and it does not name: c, d, e. "
+            "prefect.yaml has 2 deployments, and deploying it would remove 3 that earlier releases made: c, d, e. "
             "To remove them: -e flows_remove_deployments=true"]),
         ("a", "bc", "", (), [
-            "it has 1 deployment, and would remove all 2 that an earlier release made and it does not name: b, c. "
+            "prefect.yaml has 1 deployment, and deploying it would remove all 2 that earlier releases made: b, c. "
             "To remove them: -e flows_remove_deployments=true"]),
         ("abc", "d", "", (), [
-            "it has 3 deployments, and would remove all 1 that an earlier release made and it does not name: d. "
+            "prefect.yaml has 3 deployments, and deploying it would remove all 1 that earlier releases made: d. "
             "To remove them: -e flows_remove_deployments=true"]),
         ("abc", "d", "", ("remove",), []),
         ("ab", "a", "b", (), [
-            "it would replace what somebody else has made or changed: b. Give its own deployments other names, or, to "
-            "replace those: -e flows_replace_deployments=true"]),
+            "deploying it would replace what somebody else has made or changed: b. Give other names to the deployments of "
+            "prefect.yaml, or, to replace those: -e flows_replace_deployments=true"]),
         ("ab", "a", "b", ("replace",), []),
     ],
 )  # fmt: skip
@@ -313,7 +315,15 @@ def release(monkeypatch, tmp_path) -> Path:
 def enter(monkeypatch: pytest.MonkeyPatch, path: Path, **more: str) -> None:
     monkeypatch.chdir(path)
     python = str(path / ".venv/bin/python")
-    given = {"VERSION": path.name, "DIRECTORY": str(path), "PYTHON": python, "POOL": "general", "REMOVE": "", **more}
+    given = {
+        "VERSION": path.name,
+        "DIRECTORY": str(path),
+        "PYTHON": python,
+        "POOL": "general",
+        "REMOVE": "",
+        "AGAIN": "",
+        **more,
+    }
     for name, value in given.items():
         monkeypatch.setenv(f"FLOWS_{name}", value)
 
@@ -559,7 +569,7 @@ def test_a_plain_file_is_deployed_and_nothing_of_anybody_else_is_touched(server,
         'NOTE: The schedule cron "0 4 * * *" Europe/Berlin of orders/orders stays paused.',
         'NOTE: The schedule cron "0 12 * * *" of orders/orders was not made from prefect.yaml, and stays as it is.',
         "NOTE: orders/old stays paused.",
-        "NOTE: Removed the deployment invoices/invoices: prefect.yaml no longer has it.",
+        "NOTE: Removed, because prefect.yaml no longer has it: invoices/invoices.",
     ]
     assert schedules(server, "orders/orders") == {"0 4 * * *": False, "0 12 * * *": True}
     assert server.read_deployment_by_name("orders/old").paused
@@ -580,7 +590,7 @@ def test_a_deploy_that_would_empty_the_server_is_refused_with_the_list(server, d
     other = changed(PLAIN, old=None, orders={"name": "others"}, invoices=None)
     code, said = deploy("def", other)
     assert (code, said) == (deploy_flows.REFUSED, [
-        "ERROR: it has 1 deployment, and would remove all 3 that an earlier release made and it does not name: "
+        "ERROR: prefect.yaml has 1 deployment, and deploying it would remove all 3 that earlier releases made: "
         "invoices/invoices, orders/old, orders/orders. To remove them: -e flows_remove_deployments=true"
     ])  # fmt: skip
     assert {name: one["updated"] for name, one in deploy_flows.deployments_there(server).items()} == before
@@ -588,18 +598,29 @@ def test_a_deploy_that_would_empty_the_server_is_refused_with_the_list(server, d
     assert list(deploy_flows.deployments_there(server)) == ["orders/others"]
 
 
+def test_what_was_deployed_before_can_be_gone_back_to_whatever_the_rules_are_by_now(server, deploy):
+    """An earlier version of the kit took what Prefect takes, keys that it ignores included."""
+    older = changed(PLAIN, orders={"tag": ["x"]}, old=None, invoices=None)
+    assert deploy("abc", older)[0] == deploy_flows.REFUSED
+    code, said = deploy("abc", older, AGAIN="true", REMOVE="true")
+    assert (code, said[:2]) == (0, [
+        "1 of 1 deployments made.",
+        'NOTE: Of prefect.yaml: deployment "orders": there is no key "tag"; did you mean "tags"?',
+    ])  # fmt: skip
+
+
 def test_what_somebody_else_has_made_is_not_replaced_without_a_word(server, deploy):
     flow_id = server.create_flow_from_name("orders")
     made = server.create_deployment(flow_id=flow_id, name="orders", entrypoint="/home/ada/x.py:orders")
     code, said = deploy("abc", PLAIN)
     assert (code, said) == (deploy_flows.REFUSED, [
-        "ERROR: it would replace what somebody else has made or changed: orders/orders. Give its own deployments other "
-        "names, or, to replace those: -e flows_replace_deployments=true"
+        "ERROR: deploying it would replace what somebody else has made or changed: orders/orders. Give other names to the "
+        "deployments of prefect.yaml, or, to replace those: -e flows_replace_deployments=true"
     ])  # fmt: skip
     assert list(deploy_flows.deployments_there(server)) == ["orders/orders"]
     code, said = deploy("abc", PLAIN, REPLACE="true")
     assert code == 0
-    assert "NOTE: Replaced the deployment orders/orders, which somebody else had made or changed." in said
+    assert "NOTE: Replaced, although somebody else had made or changed it: orders/orders." in said
     assert server.read_deployment_by_name("orders/orders").id == made
 
 

@@ -482,35 +482,42 @@ def test_a_process_with_its_directory_in_a_release_uses_it(tmp_path):
             process.kill()
 
 
+A, B, C, D, E = (letter * 12 for letter in "abcde")
+
+
 @pytest.mark.parametrize(
     ("stay", "young_seconds", "gone"),
     [
-        ({"a"}, 0, ["b", "c.new"]),
-        ({"a"}, 100, ["b"]),
-        ({"a", "b"}, 100, []),
+        ({A}, 0, [B, f"{C}.new"]),
+        ({A}, 100, [B]),
+        ({A, B}, 100, []),
         (set(), 2000, []),
     ],
 )
 def test_what_may_go(stay, young_seconds, gone):
-    there = {"a": 1000.0, "b": 1500.0, "c.new": 1990.0}
+    there = {A: 1000.0, B: 1500.0, f"{C}.new": 1990.0, "of-ada": 0.0, "backup": 0.0, "abc": 0.0}
     assert flow_releases.may_go(there, stay, now=2000.0, young_seconds=young_seconds) == gone
 
 
 def test_environments_go_with_the_last_release_that_uses_them(monkeypatch, tmp_path):
-    for release, venv in {"kept": "shared", "gone": "shared", "older": "lonely", "half.new": "unfinished"}.items():
+    """What a person has put beside them stays, with the environment that it uses."""
+    used = {A: C, B: C, D: E, f"{E}.new": "f" * 12, "of-ada": "1" * 12}
+    for release, venv in used.items():
         (tmp_path / "releases" / release).mkdir(parents=True)
         (tmp_path / "venvs" / venv).mkdir(parents=True, exist_ok=True)
         (tmp_path / "releases" / release / ".venv").symlink_to(tmp_path / "venvs" / venv)
-    (tmp_path / "releases" / ".removing-oldest").mkdir()
-    params = {"root": str(tmp_path), "keep": ["kept", "not-here"], "young_seconds": 0}
+    (tmp_path / "venvs" / "ada-tries-something").mkdir()
+    leaving = f".removing-{'9' * 12}"
+    (tmp_path / "releases" / leaving).mkdir()
+    params = {"root": str(tmp_path), "keep": [A, "not-here"], "young_seconds": 0}
     for check_mode in (True, False, False):
-        again = not check_mode and not (tmp_path / "releases" / "gone").exists()
+        again = not check_mode and not (tmp_path / "releases" / B).exists()
         result = ended(monkeypatch, flow_releases, None, params, check_mode)
-        removed = [] if again else [".removing-oldest", "gone", "half.new", "older", "venvs/lonely", "venvs/unfinished"]
-        assert result == {"changed": not again, "releases": ["kept"], "in_use": [], "removed": removed}
-        assert (tmp_path / "releases" / "gone").exists() is check_mode
-    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["kept"]
-    assert [path.name for path in (tmp_path / "venvs").iterdir()] == ["shared"]
+        removed = [] if again else [leaving, B, D, f"{E}.new", f"venvs/{E}", f"venvs/{'f' * 12}"]
+        assert result == {"changed": not again, "releases": [A, "of-ada"], "in_use": [], "removed": removed}
+        assert (tmp_path / "releases" / B).exists() is check_mode
+    assert {path.name for path in (tmp_path / "releases").iterdir()} == {A, "of-ada"}
+    assert {path.name for path in (tmp_path / "venvs").iterdir()} == {C, "1" * 12, "ada-tries-something"}
 
 
 # --- git ---------------------------------------------------------------------------------------------------------

@@ -426,10 +426,17 @@ def main() -> int:
         pools = work_pools(client)
         said = Said(entries, versioned)
         checked = definition.check(content, pools, flows, os.environ)
-        errors += checked.errors
+        notes: list[str] = []
+        trial = checked.entries
+        if os.environ.get("FLOWS_AGAIN") == "true":
+            # What was deployed before can be gone back to, whatever rule there is by now: Prefect itself decides.
+            notes += [f"Of prefect.yaml: {text}" for text in checked.errors]
+            trial = entries if not errors else []
+        else:
+            errors += checked.errors
         added: dict[str, list[str]] = {}
-        if checked.entries:
-            more, added = rehearse(content, [with_pool(entry) for entry in checked.entries], pools, said)
+        if trial:
+            more, added = rehearse(content, [with_pool(entry) for entry in trial], pools, said)
             errors += more
             os.chdir(home)
         if not errors:
@@ -444,7 +451,7 @@ def main() -> int:
             return REFUSED
         unsaid = [f"work pool {os.environ['FLOWS_POOL']}" for one in entries if with_pool(one) != one]
         lines = [*added.values(), unsaid]
-        notes = [added_note(lines, len(entries))] if any(lines) else []
+        notes += [added_note(lines, len(entries))] if any(lines) else []
         pooled = [with_pool(entry) for entry in entries]
         with file_of(content, pooled) as file, applied_by(in_earnest(pools, said, notes)):
             code, words = prefect_deploy(file)
@@ -457,9 +464,10 @@ def main() -> int:
         for name in planned.removed:
             with contextlib.suppress(ObjectNotFound):
                 client.delete_deployment(UUID(there[name]["id"]))
-            notes.append(f"Removed the deployment {name}: prefect.yaml no longer has it.")
-        for name in planned.replaced:
-            notes.append(f"Replaced the deployment {name}, which somebody else had made or changed.")
+        if planned.removed:
+            notes.append(f"Removed, because prefect.yaml no longer has it: {', '.join(planned.removed)}.")
+        if planned.replaced:
+            notes.append(f"Replaced, although somebody else had made or changed it: {', '.join(planned.replaced)}.")
     for text in notes:
         note(text)
     return 0

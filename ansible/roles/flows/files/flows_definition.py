@@ -200,7 +200,7 @@ def _pool_errors(entry: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]
     variables = given.get("job_variables", {})
     if not isinstance(variables, Mapping):
         return [*errors, f'work_pool: job_variables: is "{variables}", and must be a mapping']
-    if not isinstance(variables.get("env", {}), Mapping):
+    if not isinstance(variables.get("env", {}), Mapping) and not templated(variables["env"]):
         errors.append(f'work_pool: job_variables: env: is "{variables["env"]}", and must be a mapping')
     known = (pools.get(name) or {}).get("variables")
     for key in variables if known else ():
@@ -307,7 +307,7 @@ def check(
     found = Checked()
     entries = content.get("deployments") if isinstance(content, Mapping) else None
     if not isinstance(entries, list) or not entries:
-        found.errors.append("prefect.yaml has no list of deployments")
+        found.errors.append(f"prefect.yaml has no {'deployments' if entries == [] else 'list of deployments'}")
         return found
     found.errors += top_errors(content)
     found.errors += step_errors(content.get("pull") or [])
@@ -377,14 +377,14 @@ class Plan:
         errors = []
         if self.removed and not may_remove and (not self.stay or len(self.removed) > brings):
             errors.append(
-                f"it has {brings} {'deployment' if brings == 1 else 'deployments'}, and would remove "
-                f"{'all ' if not self.stay else ''}{len(self.removed)} that an earlier release made and it does not name: "
-                f"{', '.join(self.removed)}. To remove them: -e flows_remove_deployments=true"
+                f"prefect.yaml has {brings} {'deployment' if brings == 1 else 'deployments'}, and deploying it would remove "
+                f"{'' if self.stay else 'all '}{len(self.removed)} that earlier releases made: {', '.join(self.removed)}. "
+                "To remove them: -e flows_remove_deployments=true"
             )
         if self.replaced and not may_replace:
             errors.append(
-                f"it would replace what somebody else has made or changed: {', '.join(self.replaced)}. Give its own "
-                "deployments other names, or, to replace those: -e flows_replace_deployments=true"
+                f"deploying it would replace what somebody else has made or changed: {', '.join(self.replaced)}. Give other "
+                "names to the deployments of prefect.yaml, or, to replace those: -e flows_replace_deployments=true"
             )
         return errors
 
