@@ -104,9 +104,7 @@ class Restore:
                 self._take_back(journal)
                 raise
             facts = self._switch(journal, renames, request)
-            undo = "prefect-restore --undo" if PREVIOUS in self.postgres.databases() else None
-            if undo is None:
-                previous.forget(self.settings)
+            undo = self._undo_of_this()
             facts |= self._prove(request)
         made = {"backup": plan.backup.id, "repository": plan.backup.repository, "undo": undo}
         return {**made, **facts, "seconds": self.report.seconds}
@@ -350,15 +348,22 @@ class Restore:
                 self._migrate_previous()
                 journal.lost = lost
                 there = self.postgres.databases()
-                renames = decide.of_undo(self._has_tables(LIVE), there)
-                journal.keep_previous = False
+                journal.keep_previous = self._has_tables(LIVE)
+                renames = decide.of_undo(journal.keep_previous, there)
             except BaseException:
                 self._take_back(journal)
                 raise
             facts = self._switch(journal, renames, request)
-            undo = "prefect-restore --undo" if PREVIOUS in self.postgres.databases() else None
+            undo = self._undo_of_this()
             facts |= self._prove(request)
         return {"backup": "undo", "undo": undo, **facts, "seconds": self.report.seconds}
+
+    def _undo_of_this(self) -> str | None:
+        """The command that goes back from here, where there is something to go back to."""
+        if PREVIOUS in self.postgres.databases():
+            return "prefect-restore --undo"
+        previous.forget(self.settings)
+        return None
 
     def _migrate_previous(self) -> None:
         """Bring the database of before to this host's Prefect; one without a migration of its own stays as it is."""
@@ -393,7 +398,8 @@ class Restore:
             )
         known = previous.read(self.settings)
         when = duration(time.time() - known["since"]) + " ago" if "since" in known else "at an unknown time"
-        said = f"the database of before the restore of {known.get('backup', '?')}, {when} ({size(self.postgres.size(PREVIOUS))})"
+        name = Journal(known.get("backup", "?")).name
+        said = f"the database of before {name}, {when} ({size(self.postgres.size(PREVIOUS))})"
         if lost := self.lost_tables():
             said += f"\nBut the server cannot serve it: it lacks the tables {', '.join(lost)}"
         return said
