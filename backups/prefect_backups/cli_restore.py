@@ -25,7 +25,7 @@ from . import choose, lock, progress, settings, verify
 from .errors import Code, Failure
 from .journal import MEANING, Journal
 from .lock import only_one
-from .plan import Plan, Request
+from .plan import TAKE_BACK_ONLY, Plan, Request
 from .postgres import PREVIOUS
 from .progress import Report, duration, size
 from .restic import FULL, Backup
@@ -334,13 +334,13 @@ def front(options: argparse.Namespace, report: Report) -> dict[str, Any] | int:
 
 
 def explain_undo(restore: Restore, unfinished: Journal | None, report: Report) -> int:
-    """What an undo would do; gives the identity of the database that it goes back to (0: it only takes something back)."""
+    """What an undo would do; gives the identity of the database that it goes back to, see Request.shown."""
     if not restore.postgres.answers():
         report.say("Postgres is down: it is started first; what there is to go back to is not known until then")
         return 0
     if unfinished is not None and restore.undo_takes_back(unfinished):
         report.say(f"To take back: {unfinished.name}, and nothing more. The data of now stay.")
-        return 0
+        return TAKE_BACK_ONLY
     report.say(f"To go back to: {restore.check_undo()}")
     return restore.previous_oid()
 

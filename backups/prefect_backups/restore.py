@@ -36,7 +36,7 @@ from .decide import Action, Command, Live, Renames
 from .errors import Code, Failure
 from .journal import MEANING, Journal
 from .lock import only_one
-from .plan import Plan, Planner, Request
+from .plan import TAKE_BACK_ONLY, Plan, Planner, Request
 from .postgres import GIVEN_UP, LIVE, PREVIOUS, RESTORING, Postgres
 from .progress import Report, duration, failpoint, size
 from .settings import Settings
@@ -223,12 +223,14 @@ class Restore:
                 )
             journal.enter(self.state, "starting")
         self._start_proxy()
-        self._start_workers(journal)
-        facts |= {"workers": len(journal.workers), "workers_down": self._down()}
+        late = self._start_workers(journal)
         self._drop_given_up()
         failpoint("end")
+        # Also where a worker does not come: nothing is left that a resumption could do better than systemd.
         journal.end(self.state)
-        return facts
+        if late is not None:
+            raise late
+        return {**facts, "workers": len(journal.workers), "workers_down": self._down()}
 
     def _go_back_to_a_broken_one(self, journal: Journal) -> dict[str, Any]:
         """An undo to a database that the server cannot serve: as it was before, which nobody has to wait for. Raises Failure."""
@@ -326,6 +328,12 @@ class Restore:
                 down = failure
             if earlier is not None and self.undo_takes_back(earlier):
                 return self._take_back_and_say(earlier)
+            if request.shown == TAKE_BACK_ONLY:
+                raise Failure(
+                    Code.DECLINED,
+                    "there is nothing to take back any more: the unfinished restore has ended meanwhile",
+                    "look again: prefect-restore --undo --dry-run",
+                )
             if down is not None:
                 raise down
             self.check_undo()
@@ -569,7 +577,7 @@ class Restore:
                 return True
             if journal.phase != "building" or journal.stopped:
                 self._serve_as_before(journal)
-        except (Failure, psycopg.Error, docker.errors.DockerException) as error:
+        except (Failure, OSError, psycopg.Error, docker.errors.DockerException) as error:
             self.report.say(f"      not taken back yet: {' '.join(str(error).split())}", style="yellow")
             return False
         journal.end(self.state)
@@ -580,7 +588,8 @@ class Restore:
         if journal.served:
             self.stack.start_server()
             self._unpause(journal)
-            self._start_workers(journal)
+            if late := self._start_workers(journal):
+                self.report.say(f"      {late.fact}", style="yellow")
             return
         with contextlib.suppress(Failure):
             self.stack.start_server(wait=False)
@@ -594,9 +603,14 @@ class Restore:
             journal.aside = ""
             journal.save(self.state)
 
-    def _start_workers(self, journal: Journal) -> None:
-        with self.report.step("workers started", "start workers"):
-            self.stack.start_workers(journal.workers, wait=not self._by_systemd)
+    def _start_workers(self, journal: Journal) -> Failure | None:
+        """Start what ran before; gives what does not come."""
+        try:
+            with self.report.step("workers started", "start workers"):
+                self.stack.start_workers(journal.workers, wait=not self._by_systemd)
+        except Failure as failure:
+            return failure
+        return None
 
     # --- signals -------------------------------------------------------------------------------------------------
 

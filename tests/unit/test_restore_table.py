@@ -17,7 +17,7 @@ from prefect_backups import decide, manifest, previous, restore, smoke
 from prefect_backups.decide import Action, Command, Live
 from prefect_backups.errors import Code, Failure
 from prefect_backups.journal import PHASES, Journal
-from prefect_backups.plan import Plan, Request
+from prefect_backups.plan import TAKE_BACK_ONLY, Plan, Request
 from prefect_backups.postgres import GIVEN_UP, LIVE, OURS, PREVIOUS, RESTORING
 from prefect_backups.progress import Report
 from prefect_backups.restic import Backup
@@ -573,6 +573,32 @@ def test_an_undo_is_of_what_was_shown(play: Any, tmp_path: Path) -> None:
     assert refused.value.fact == "what --undo goes back to is not what was shown: another restore has come between"
     assert host.world == RESTORED_WORLD
     assert play(host).undo(Request(shown=16500))["undo"] == "prefect-restore --undo"
+
+
+def test_an_undo_that_was_to_take_something_back_goes_nowhere_else(play: Any, tmp_path: Path) -> None:
+    """The resumption has taken it back meanwhile: an earlier restore is not undone in its place."""
+    host = cut("switching", tmp_path)
+    assert play(host).undo_takes_back(Journal.load(tmp_path))
+    assert do("resume", play, host)["resumed"] == "taken back"
+    with pytest.raises(Failure) as refused:
+        play(host).undo(Request(shown=TAKE_BACK_ONLY))
+    assert refused.value.code is Code.DECLINED
+    assert host.world == OLD_WORLD
+
+
+def test_a_worker_that_does_not_come_keeps_no_restore_unfinished(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = cut("ordering", tmp_path)
+
+    def broken(self: PlayedStack, units: list[str], wait: bool = True) -> None:
+        raise Failure(Code.NOT_READY, "of 1 workers that ran before these do not come back: a")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlayedStack, "start_workers", broken)
+        assert do("latest", play, host).fact == "of 1 workers that ran before these do not come back: a"
+    assert host.world == RESTORED_WORLD
+    assert Journal.load(tmp_path) is None
 
 
 def test_what_an_undo_goes_back_to_is_said(play: Any, tmp_path: Path) -> None:
