@@ -200,7 +200,8 @@ def unfinished_of(state: Path, report: Report) -> Journal | None:
         return None
     if found is not None:
         ago = duration(datetime.now(UTC).timestamp() - found.started)
-        report.say(f"Unfinished {found.name}, begun {ago} ago: {MEANING[found.phase]}", style="yellow")
+        now = "; systemd is at work on it" if lock.holder(state) == RESUMPTION else ""
+        report.say(f"Unfinished {found.name}, begun {ago} ago: {MEANING[found.phase]}{now}", style="yellow")
     return found
 
 
@@ -280,11 +281,18 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     now = datetime.now(UTC)
     if options.resume:
         result = restore.resume() or {"resumed": "nothing"}
-        subprocess.run(["systemctl", "reset-failed", UNITS], capture_output=True, check=False)
-        return result
-    request = request_of(options, now)
-    result = restore.undo(request) if options.undo else restore.run(request)
-    summary(result, report)
+        if not options.by_systemd and result == {"resumed": "nothing"}:
+            report.say("There is nothing to resume.")
+    else:
+        request = request_of(options, now)
+        result = restore.undo(request) if options.undo else restore.run(request)
+        summary(result, report)
+    # That one of them has failed before is over.
+    subprocess.run(["systemctl", "reset-failed", UNITS, RESUMER], capture_output=True, check=False)
+    # Not at the top: what it sends with takes a second to load.
+    from .notify import forget
+
+    forget(restore.state, RESUMER)
     return result
 
 

@@ -77,7 +77,7 @@ class Restore:
         """The whole order; gives the facts for --json. Raises Failure; then the old data serve, unless it says else."""
         with only_one(self.state, "a restore", patience=HANDOVER), self._signals():
             earlier = self._unfinished()
-            if earlier is not None and earlier.aside and earlier.phase == "building":
+            if earlier is not None and earlier.aside and not self._swapped(earlier):
                 # Before the checks: what they are about to look at is there.
                 self._put_cluster_back(earlier)
             with self.report.step("checks that change nothing", "checks"):
@@ -138,7 +138,7 @@ class Restore:
 
     def _build(self, plan: Plan, journal: Journal) -> None:
         """The backup as a new database beside the live one, proven."""
-        where = "a new database, the old one serving"
+        where = "a new cluster" if journal.aside else "a new database, the old one serving"
         bring_back(plan.repository, plan.backup, plan.manifest, self.postgres, self.settings, self.report, where)
         hint = "nothing has changed; choose another backup: prefect-restore --list"
         if journal.aside:
@@ -383,7 +383,8 @@ class Restore:
 
     def undo_takes_back(self, earlier: Journal) -> bool:
         """Whether an undo takes back the unfinished restore, and nothing more: its databases have not swapped yet."""
-        action = decide.unfinished(Command.UNDO, earlier.phase, self._where(earlier), earlier.served)
+        where = self._where(earlier)
+        action = decide.unfinished(Command.UNDO, earlier.phase, where, earlier.served, bool(earlier.aside))
         return action is Action.TAKE_BACK
 
     def drop_previous(self) -> bool:
@@ -481,6 +482,14 @@ class Restore:
                 return Live.GONE
         return Live.TARGET if same and oid == journal.target else Live.BEFORE
 
+    def _swapped(self, journal: Journal) -> bool:
+        """Whether the databases of an unfinished restore have swapped; asked of Postgres where the phase does not tell."""
+        if journal.phase == "switching":
+            with contextlib.suppress(Failure):
+                self._start_postgres()
+            return self._where(journal) is Live.TARGET
+        return journal.phase != "building"
+
     def _start_postgres(self) -> None:
         if not self.postgres.answers():
             self.stack.start_postgres(self.postgres)
@@ -509,7 +518,7 @@ class Restore:
                 raise
             why = failure.fact
         where = self._where(journal)
-        action = decide.unfinished(Command.RESUME, journal.phase, where, journal.served)
+        action = decide.unfinished(Command.RESUME, journal.phase, where, journal.served, bool(journal.aside))
         if action is Action.TAKE_BACK:
             return self._take_back_and_say(journal)
         if action is Action.STUCK:
@@ -560,7 +569,7 @@ class Restore:
         Gives whether all of it was done: it is called where another failure is on its way already.
         """
         try:
-            if journal.phase == "building" and journal.aside:
+            if journal.aside and journal.phase in ("building", "switching"):
                 self._put_cluster_back(journal)
             # What cannot be removed now, the next restore removes.
             with contextlib.suppress(Failure, psycopg.Error):

@@ -61,6 +61,13 @@ def test_a_newer_restore_is_never_held_up() -> None:
         assert decide.unfinished(Command.RESTORE, phase, live, served) is Action.GIVE_UP
 
 
+def test_what_was_set_aside_is_put_back_where_the_databases_have_not_swapped() -> None:
+    for command, live in itertools.product((Command.RESUME, Command.UNDO), (Live.GONE, Live.BEFORE)):
+        assert decide.unfinished(command, "switching", live, aside=True) is Action.TAKE_BACK
+    assert decide.unfinished(Command.RESUME, "switching", Live.TARGET, aside=True) is Action.FINISH
+    assert decide.unfinished(Command.UNDO, "switching", Live.TARGET, aside=True) is Action.GIVE_UP
+
+
 def test_nobody_waits_for_a_server_that_was_not_ready_before() -> None:
     assert decide.unfinished(Command.RESUME, "switching", Live.GONE, served=False) is Action.TAKE_BACK
 
@@ -341,6 +348,7 @@ CUTS = (
     "building",
     "building a new cluster",
     "switching",
+    "switching a new cluster",
     "swapped",
     "ordering",
     "starting",
@@ -364,11 +372,12 @@ def cut(at: str, state: Path) -> Host:
     if at == "building":
         host.databases_[RESTORING] = new
         journal.target, journal.workers = 0, []
-    elif at == "building a new cluster":
-        journal.aside, journal.stopped, journal.target = "/volume/broken-1", 1.0, 0
+    elif at.endswith("a new cluster"):
+        journal.aside, journal.stopped = "/volume/broken-1", 1.0
+        journal.target, journal.cluster = (0, "") if phase == "building" else (new.oid, "2")
         host.aside[journal.aside] = (host.databases_, "1", True)
         host.databases_, host.cluster_id = {LIVE: Database(16384, "nothing", frozenset()), RESTORING: new}, "2"
-        host.server_up = False
+        host.server_up = host.workers_up = False
     elif at == "switching":
         host.databases_[RESTORING] = new
         host.server_up = host.workers_up = False
