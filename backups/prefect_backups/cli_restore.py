@@ -25,7 +25,7 @@ from . import choose, lock, progress, settings, verify
 from .errors import Code, Failure
 from .journal import MEANING, Journal
 from .lock import only_one
-from .plan import Plan, Request
+from .plan import TAKE_BACK_ONLY, Plan, Request
 from .postgres import PREVIOUS
 from .progress import Report, duration, size
 from .restic import FULL, Backup
@@ -200,7 +200,8 @@ def unfinished_of(state: Path, report: Report) -> Journal | None:
         return None
     if found is not None:
         ago = duration(datetime.now(UTC).timestamp() - found.started)
-        report.say(f"Unfinished {found.name}, begun {ago} ago: {MEANING[found.phase]}", style="yellow")
+        now = "; systemd is at work on it" if lock.holder(state) == RESUMPTION else ""
+        report.say(f"Unfinished {found.name}, begun {ago} ago: {MEANING[found.phase]}{now}", style="yellow")
     return found
 
 
@@ -280,11 +281,18 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     now = datetime.now(UTC)
     if options.resume:
         result = restore.resume() or {"resumed": "nothing"}
-        subprocess.run(["systemctl", "reset-failed", UNITS], capture_output=True, check=False)
-        return result
-    request = request_of(options, now)
-    result = restore.undo(request) if options.undo else restore.run(request)
-    summary(result, report)
+        if not options.by_systemd and result == {"resumed": "nothing"}:
+            report.say("There is nothing to resume.")
+    else:
+        request = request_of(options, now)
+        result = restore.undo(request) if options.undo else restore.run(request)
+        summary(result, report)
+    # That one of them has failed before is over.
+    subprocess.run(["systemctl", "reset-failed", UNITS, RESUMER], capture_output=True, check=False)
+    # Not at the top: what it sends with takes a second to load.
+    from .notify import forget
+
+    forget(restore.state, RESUMER)
     return result
 
 
@@ -334,13 +342,13 @@ def front(options: argparse.Namespace, report: Report) -> dict[str, Any] | int:
 
 
 def explain_undo(restore: Restore, unfinished: Journal | None, report: Report) -> int:
-    """What an undo would do; gives the identity of the database that it goes back to (0: it only takes something back)."""
+    """What an undo would do; gives the identity of the database that it goes back to, see Request.shown."""
     if not restore.postgres.answers():
         report.say("Postgres is down: it is started first; what there is to go back to is not known until then")
         return 0
     if unfinished is not None and restore.undo_takes_back(unfinished):
         report.say(f"To take back: {unfinished.name}, and nothing more. The data of now stay.")
-        return 0
+        return TAKE_BACK_ONLY
     report.say(f"To go back to: {restore.check_undo()}")
     return restore.previous_oid()
 

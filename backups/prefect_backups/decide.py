@@ -46,17 +46,18 @@ class Action(Enum):
     STUCK = "stuck"
 
 
-def unfinished(command: Command, phase: str | None, live: Live, served: bool = True) -> Action:
+def unfinished(command: Command, phase: str | None, live: Live, served: bool = True, aside: bool = False) -> Action:
     """What to do about a restore in a phase (None: there is none).
 
     Args:
         served: whether the server was ready when it began. Where it was not, nobody waits for it to be so again.
+        aside: whether the data of the cluster before were set aside, and can be put back.
     """
     if phase is None:
         return Action.NOTHING
     if command is Command.RESTORE:
         return Action.GIVE_UP
-    if phase == "building":
+    if phase == "building" or (phase == "switching" and aside and live is not Live.TARGET):
         return Action.TAKE_BACK
     # By its database, not by the phase: it may have died between the swap and its next line in the journal.
     if command is Command.UNDO:

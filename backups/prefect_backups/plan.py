@@ -22,6 +22,8 @@ from .stack import Stack
 LAST_HEARTBEAT = (
     """SELECT greatest((SELECT max(timestamp) FROM flow_run_state), (SELECT max(last_heartbeat_time) FROM worker))"""
 )
+# In the place of that identity: an undo that was to take back an unfinished restore, and nothing more.
+TAKE_BACK_ONLY = -1
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Request:
     new_cluster: bool = False
     with_files: bool = False
     initial: bool = False
-    # Of an undo: the identity of the database that was shown and confirmed.
+    # Of an undo: the identity of the database that was shown and confirmed; 0 where none was shown.
     shown: int = 0
 
 

@@ -37,7 +37,7 @@ OPEN_SECONDS = 60
 ID_FORMAT = "%Y%m%dT%H%M%SZ"
 ID_TAG = re.compile(r"id=\d{8}T\d{6}Z")
 # A file of restic's that has not got its name yet.
-HALF_WRITTEN = re.compile(r"[0-9a-f]{64}-tmp-\d+")
+HALF_WRITTEN = re.compile(r"([0-9a-f]{64}|config)-tmp-\d+")
 
 UNREADABLE, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 3, 10, 11, 12
 # restic has one exit code for a disk that is full, a line that is cut and a repository that is damaged. What it says

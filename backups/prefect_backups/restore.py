@@ -36,7 +36,7 @@ from .decide import Action, Command, Live, Renames
 from .errors import Code, Failure
 from .journal import MEANING, Journal
 from .lock import only_one
-from .plan import Plan, Planner, Request
+from .plan import TAKE_BACK_ONLY, Plan, Planner, Request
 from .postgres import GIVEN_UP, LIVE, PREVIOUS, RESTORING, Postgres
 from .progress import Report, duration, failpoint, size
 from .settings import Settings
@@ -77,7 +77,7 @@ class Restore:
         """The whole order; gives the facts for --json. Raises Failure; then the old data serve, unless it says else."""
         with only_one(self.state, "a restore", patience=HANDOVER), self._signals():
             earlier = self._unfinished()
-            if earlier is not None and earlier.aside and earlier.phase == "building":
+            if earlier is not None and earlier.aside and not self._swapped(earlier):
                 # Before the checks: what they are about to look at is there.
                 self._put_cluster_back(earlier)
             with self.report.step("checks that change nothing", "checks"):
@@ -104,9 +104,7 @@ class Restore:
                 self._take_back(journal)
                 raise
             facts = self._switch(journal, renames, request)
-            undo = "prefect-restore --undo" if PREVIOUS in self.postgres.databases() else None
-            if undo is None:
-                previous.forget(self.settings)
+            undo = self._undo_of_this()
             facts |= self._prove(request)
         made = {"backup": plan.backup.id, "repository": plan.backup.repository, "undo": undo}
         return {**made, **facts, "seconds": self.report.seconds}
@@ -140,7 +138,7 @@ class Restore:
 
     def _build(self, plan: Plan, journal: Journal) -> None:
         """The backup as a new database beside the live one, proven."""
-        where = "a new database, the old one serving"
+        where = "a new cluster" if journal.aside else "a new database, the old one serving"
         bring_back(plan.repository, plan.backup, plan.manifest, self.postgres, self.settings, self.report, where)
         hint = "nothing has changed; choose another backup: prefect-restore --list"
         if journal.aside:
@@ -225,12 +223,14 @@ class Restore:
                 )
             journal.enter(self.state, "starting")
         self._start_proxy()
-        self._start_workers(journal)
-        facts |= {"workers": len(journal.workers), "workers_down": self._down()}
+        late = self._start_workers(journal)
         self._drop_given_up()
         failpoint("end")
+        # Also where a worker does not come: nothing is left that a resumption could do better than systemd.
         journal.end(self.state)
-        return facts
+        if late is not None:
+            raise late
+        return {**facts, "workers": len(journal.workers), "workers_down": self._down()}
 
     def _go_back_to_a_broken_one(self, journal: Journal) -> dict[str, Any]:
         """An undo to a database that the server cannot serve: as it was before, which nobody has to wait for. Raises Failure."""
@@ -328,6 +328,12 @@ class Restore:
                 down = failure
             if earlier is not None and self.undo_takes_back(earlier):
                 return self._take_back_and_say(earlier)
+            if request.shown == TAKE_BACK_ONLY:
+                raise Failure(
+                    Code.DECLINED,
+                    "there is nothing to take back any more: the unfinished restore has ended meanwhile",
+                    "look again: prefect-restore --undo --dry-run",
+                )
             if down is not None:
                 raise down
             self.check_undo()
@@ -350,15 +356,22 @@ class Restore:
                 self._migrate_previous()
                 journal.lost = lost
                 there = self.postgres.databases()
-                renames = decide.of_undo(self._has_tables(LIVE), there)
-                journal.keep_previous = False
+                journal.keep_previous = self._has_tables(LIVE)
+                renames = decide.of_undo(journal.keep_previous, there)
             except BaseException:
                 self._take_back(journal)
                 raise
             facts = self._switch(journal, renames, request)
-            undo = "prefect-restore --undo" if PREVIOUS in self.postgres.databases() else None
+            undo = self._undo_of_this()
             facts |= self._prove(request)
         return {"backup": "undo", "undo": undo, **facts, "seconds": self.report.seconds}
+
+    def _undo_of_this(self) -> str | None:
+        """The command that goes back from here, where there is something to go back to."""
+        if PREVIOUS in self.postgres.databases():
+            return "prefect-restore --undo"
+        previous.forget(self.settings)
+        return None
 
     def _migrate_previous(self) -> None:
         """Bring the database of before to this host's Prefect; one without a migration of its own stays as it is."""
@@ -370,7 +383,8 @@ class Restore:
 
     def undo_takes_back(self, earlier: Journal) -> bool:
         """Whether an undo takes back the unfinished restore, and nothing more: its databases have not swapped yet."""
-        action = decide.unfinished(Command.UNDO, earlier.phase, self._where(earlier), earlier.served)
+        where = self._where(earlier)
+        action = decide.unfinished(Command.UNDO, earlier.phase, where, earlier.served, bool(earlier.aside))
         return action is Action.TAKE_BACK
 
     def drop_previous(self) -> bool:
@@ -393,7 +407,8 @@ class Restore:
             )
         known = previous.read(self.settings)
         when = duration(time.time() - known["since"]) + " ago" if "since" in known else "at an unknown time"
-        said = f"the database of before the restore of {known.get('backup', '?')}, {when} ({size(self.postgres.size(PREVIOUS))})"
+        name = Journal(known.get("backup", "?")).name
+        said = f"the database of before {name}, {when} ({size(self.postgres.size(PREVIOUS))})"
         if lost := self.lost_tables():
             said += f"\nBut the server cannot serve it: it lacks the tables {', '.join(lost)}"
         return said
@@ -467,6 +482,14 @@ class Restore:
                 return Live.GONE
         return Live.TARGET if same and oid == journal.target else Live.BEFORE
 
+    def _swapped(self, journal: Journal) -> bool:
+        """Whether the databases of an unfinished restore have swapped; asked of Postgres where the phase does not tell."""
+        if journal.phase == "switching":
+            with contextlib.suppress(Failure):
+                self._start_postgres()
+            return self._where(journal) is Live.TARGET
+        return journal.phase != "building"
+
     def _start_postgres(self) -> None:
         if not self.postgres.answers():
             self.stack.start_postgres(self.postgres)
@@ -495,7 +518,7 @@ class Restore:
                 raise
             why = failure.fact
         where = self._where(journal)
-        action = decide.unfinished(Command.RESUME, journal.phase, where, journal.served)
+        action = decide.unfinished(Command.RESUME, journal.phase, where, journal.served, bool(journal.aside))
         if action is Action.TAKE_BACK:
             return self._take_back_and_say(journal)
         if action is Action.STUCK:
@@ -546,7 +569,7 @@ class Restore:
         Gives whether all of it was done: it is called where another failure is on its way already.
         """
         try:
-            if journal.phase == "building" and journal.aside:
+            if journal.aside and journal.phase in ("building", "switching"):
                 self._put_cluster_back(journal)
             # What cannot be removed now, the next restore removes.
             with contextlib.suppress(Failure, psycopg.Error):
@@ -563,7 +586,7 @@ class Restore:
                 return True
             if journal.phase != "building" or journal.stopped:
                 self._serve_as_before(journal)
-        except (Failure, psycopg.Error, docker.errors.DockerException) as error:
+        except (Failure, OSError, psycopg.Error, docker.errors.DockerException) as error:
             self.report.say(f"      not taken back yet: {' '.join(str(error).split())}", style="yellow")
             return False
         journal.end(self.state)
@@ -574,7 +597,8 @@ class Restore:
         if journal.served:
             self.stack.start_server()
             self._unpause(journal)
-            self._start_workers(journal)
+            if late := self._start_workers(journal):
+                self.report.say(f"      {late.fact}", style="yellow")
             return
         with contextlib.suppress(Failure):
             self.stack.start_server(wait=False)
@@ -588,9 +612,14 @@ class Restore:
             journal.aside = ""
             journal.save(self.state)
 
-    def _start_workers(self, journal: Journal) -> None:
-        with self.report.step("workers started", "start workers"):
-            self.stack.start_workers(journal.workers, wait=not self._by_systemd)
+    def _start_workers(self, journal: Journal) -> Failure | None:
+        """Start what ran before; gives what does not come."""
+        try:
+            with self.report.step("workers started", "start workers"):
+                self.stack.start_workers(journal.workers, wait=not self._by_systemd)
+        except Failure as failure:
+            return failure
+        return None
 
     # --- signals -------------------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ class Stack:
                 raise Failure(
                     Code.NOT_READY,
                     f"of {len(units)} workers that ran before these do not come back: {', '.join(down)}",
-                    f"{look}{down[0]} ; then: prefect-restore --resume",
+                    f"all is restored but for them; {look}{down[0]} ; then: systemctl start {' '.join(down)}",
                 )
 
     @staticmethod

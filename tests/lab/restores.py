@@ -103,6 +103,18 @@ def no_timers(vps: Vps) -> Iterator[None]:
 
 
 @contextmanager
+def no_resumption(vps: Vps) -> Iterator[None]:
+    """What is cut off stays so, as if the power had gone with it."""
+    directory = "/run/systemd/system/prefect-restore.service.d"
+    never = "[Unit]\nConditionPathExists=/not-now\n"
+    vps.ssh(f"mkdir -p {directory} && cat > {directory}/test.conf && systemctl daemon-reload", text=never)
+    try:
+        yield
+    finally:
+        vps.ssh(f"rm -r {directory} && systemctl daemon-reload")
+
+
+@contextmanager
 def halted(vps: Vps, step: str, *arguments: str) -> Iterator[None]:
     """A restore that stands still where `step` begins, and goes on by itself after the block (if it is still there)."""
     command = _command(("prefect-restore", *arguments, "--yes"), {"PREFECT_BACKUPS_FAILPOINT": f"stop:{step}"})

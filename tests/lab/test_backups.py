@@ -292,3 +292,19 @@ def test_what_is_overdue(vps: Vps, made: Made, others: Any) -> None:
     with backups.unit_environment(vps, "prefect-backup-check.service", PREFECT_BACKUPS_ETC=ETC):
         ended = backups.start(vps, "prefect-backup-check.service")
     assert (ended.result, ended.status) == ("exit-code", 26)
+
+
+def test_what_has_failed_and_what_does_not_run(vps: Vps, made: Made) -> None:
+    """The newest backup is young; the last attempt failed, and a worker is down: that is not well."""
+    with backups.unit_environment(vps, BACKUP, PREFECT_BACKUPS_ETC="/run/none"):
+        assert backups.start(vps, BACKUP).status == 10
+        vps.ssh(f"systemctl stop {restores.WORKER}")
+        try:
+            seen = run(vps, "prefect-backup", "check")
+        finally:
+            vps.ssh(f"systemctl start {restores.WORKER}")
+    assert (seen.exit, seen.facts["code"]) == (26, "OVERDUE")
+    assert seen.facts["error"] == (
+        "prefect-backup.service has failed (result exit-code, exit code 10): journalctl -u prefect-backup -n 30;"
+        f" {restores.WORKER} does not run: systemctl start {restores.WORKER}"
+    )

@@ -333,15 +333,57 @@ def test_a_dropped_table_and_a_lost_connection(vps: Vps, door: Any, world: World
     assert_restored(door, world)
 
 
-def test_a_wiped_volume(vps: Vps, door: Any, world: World) -> None:
-    """Postgres is down, and starts with nothing. There is nothing to go back to then."""
-    volume = vps.ssh("docker volume inspect --format '{{.Mountpoint}}' prefect_postgres").stdout.strip()
-    vps.ssh(f"docker stop prefect-server prefect-postgres && find {volume} -mindepth 1 -delete")
+def test_a_second_and_a_third_mistake(vps: Vps, door: Any, world: World) -> None:
+    """Undone to what was broken, then a restore that dies, then the volume gone: a backup comes back all the same.
+
+    There is nothing to go back to then. What a person has made beside our databases is left alone as long as it is there.
+    """
+    psql(vps, "CREATE DATABASE mine", database="postgres")
+    shown = restores.run(vps, "prefect-restore", "--undo", "--dry-run")
+    assert (shown.exit, shown.facts) == (0, {"dry_run": True})
+    assert f"To go back to: the database of before the restore of {world.backup}, " in shown.said
+    assert "But the server cannot serve it: it lacks the tables flow_run\n" in shown.said
+    undone = restore(vps, "--undo")
+    assert (undone.exit, undone.facts["code"]) == (24, "NOT_READY")
+    assert undone.facts["error"] == (
+        "the database of before is back as it was, without the tables flow_run: the server cannot serve it"
+    )
+    assert undone.facts["hint"] == "forward again: prefect-restore --undo ; or another backup: prefect-restore --list"
+    assert vps.ssh(f"ls {restores.STATE}/restore.json", check=False).returncode != 0, "it has ended"
+
+    with restores.no_resumption(vps):
+        died = restore(vps, "--id", world.backup, "--without-safety-backup", PREFECT_BACKUPS_FAILPOINT="kill:order")
+        assert died.exit == 255
+        assert "mine" in psql(vps, "SELECT datname FROM pg_database", database="postgres").split()
+        volume = vps.ssh("docker volume inspect --format '{{.Mountpoint}}' prefect_postgres").stdout.strip()
+        vps.ssh(f"docker stop prefect-server prefect-postgres && rm -r {volume}")
+        shown = restores.run(vps, "prefect-restore", "--latest", "--dry-run")
+        assert (shown.exit, shown.facts) == (0, {"dry_run": True, "unfinished": world.backup})
+        assert f"Unfinished the restore of {world.backup}, begun " in shown.said
+        assert " ago: the databases have swapped, and the server was being started\n" in shown.said
+        assert f"the restore of {world.backup}, which did not end, is given up\n" in shown.said
+        assert "Postgres's data are gone: a new cluster is made first\n" in shown.said
+        assert vps.ssh(f"ls -d {volume}", check=False).returncode != 0, "nothing was changed"
+    overdue = restores.run(vps, "prefect-backup", "check")
+    assert overdue.exit == 26
+    assert f"the restore of {world.backup} did not end: prefect-restore --resume, --undo, or --latest" in overdue.joined
+    # What boot, or the end of the unit, would do: it says at once what is needed, and waits for nobody.
+    stuck = restores.run(vps, "prefect-restore", "--resume")
+    assert (stuck.exit, stuck.facts["error"]) == (
+        24,
+        f'the restore of {world.backup}, which did not end, cannot go on: the database "prefect" has no tables',
+    )
+    assert stuck.facts["hint"] == "bring a backup back, which gives it up: prefect-restore --latest"
+
+    vps.ssh("docker stop prefect-postgres")
     outcome = restored(vps, "--id", world.backup, "--run-late")
+    assert f"given up: the restore of {world.backup}, which did not end" in outcome.said
     assert "Postgres was down and has been started" in outcome.said
     assert "the database there now is empty" in outcome.said
     facts = outcome.facts
     assert (facts["undo"], facts["crashed"], facts["cancelled"]) == (None, world.dead, 0)
+    # The one that died has stopped it.
+    assert (facts["workers"], facts["workers_down"]) == (1, [])
     assert facts["late"] >= len((world.hours_ago, world.minutes_ago)), "and those of a schedule, when one passes now"
     assert_restored(door, world)
     for run in (world.hours_ago, world.minutes_ago):

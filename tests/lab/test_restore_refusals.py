@@ -224,6 +224,25 @@ def test_no_room(vps: Vps, etc: Any, nothing_changed: None, backup: str) -> None
     )
 
 
+def test_a_database_of_a_persons(vps: Vps, nothing_changed: None, backup: str) -> None:
+    """With a name that a restore would take, and remove at its end: it is left alone."""
+    psql(vps, "CREATE DATABASE prefect_given_up", database="postgres")
+    try:
+        refused = restore(vps, "--id", backup)
+        there = databases(vps)
+    finally:
+        psql(vps, "DROP DATABASE prefect_given_up", database="postgres")
+    assert (refused.exit, refused.facts["code"]) == (31, "FOREIGN")
+    assert refused.facts["error"] == (
+        'Refusing to restore: the database "prefect_given_up" has a name that this kit uses, but was not made by it'
+    )
+    assert refused.facts["hint"] == (
+        "give it another name: docker exec prefect-postgres psql -U prefect -d postgres"
+        " -c 'ALTER DATABASE prefect_given_up RENAME TO mine'"
+    )
+    assert "prefect_given_up" in there
+
+
 def test_a_backup_of_an_older_prefect(vps: Vps, door: Any, doctored: Any, backup: str) -> None:
     """Its database is migrated beside the live one, before the swap; killed in that, the old data are served on."""
     mark(door, "older")

@@ -349,3 +349,33 @@ def test_arguments_of_a_restore():
     for wrong in ({}, {"id": "latest", "undo": "true"}, {"from": "far"}):
         with pytest.raises(ValueError, match="set exactly one of restore_id"):
             arguments(wrong)
+
+
+# --- before a migration ----------------------------------------------------------------------------------------------
+
+
+def test_no_migration_without_its_backup_where_backups_are_set_up():
+    """A repository that cannot be read, or is not mounted, is a failure in words, and no reason to leave the backup out."""
+    tasks = yaml.safe_load((ROOT / "ansible/roles/stack/tasks/migrate.yml").read_text())[1]["block"]
+    names = [task["name"] for task in tasks]
+    look, make, refuse, none = (tasks[names.index(name)] for name in (
+        "Look whether backups are set up",
+        "Back it up first",
+        "Refuse to migrate without a backup",
+        "Tell that there is no backup",
+    ))  # fmt: skip
+    assert look["ansible.builtin.stat"]["path"] == "{{ __prefect_etc }}/backups/settings.json"
+    assert make["when"] == ["__stack_migrated.content is defined", "__stack_backups.stat.exists"]
+    assert refuse["when"] == "__stack_backup.rc | default(0) != 0"
+    assert none["when"] == ["__stack_migrated.content is defined", "not __stack_backups.stat.exists"]
+    assert (
+        names.index("Refuse to migrate without a backup") < names.index("Stop it") < names.index("Run the migrations")
+    )
+
+
+def test_only_keys_that_an_earlier_run_has_written_are_removed():
+    """A person keeps rclone's configuration, or a key of Google's, in that directory."""
+    tasks = yaml.safe_load((ROLE / "tasks/settings.yml").read_text())
+    (task,) = [task for task in tasks if task["name"].startswith("Remove the keys of repositories")]
+    assert "__backups_before_settings" in task["vars"]["__backups_known"]
+    assert "ansible.builtin.find" not in (ROLE / "tasks/settings.yml").read_text()

@@ -17,7 +17,7 @@ from prefect_backups import decide, manifest, previous, restore, smoke
 from prefect_backups.decide import Action, Command, Live
 from prefect_backups.errors import Code, Failure
 from prefect_backups.journal import PHASES, Journal
-from prefect_backups.plan import Plan, Request
+from prefect_backups.plan import TAKE_BACK_ONLY, Plan, Request
 from prefect_backups.postgres import GIVEN_UP, LIVE, OURS, PREVIOUS, RESTORING
 from prefect_backups.progress import Report
 from prefect_backups.restic import Backup
@@ -59,6 +59,13 @@ def test_without_a_journal_there_is_nothing_to_do() -> None:
 def test_a_newer_restore_is_never_held_up() -> None:
     for phase, live, served in itertools.product(PHASES, Live, (True, False)):
         assert decide.unfinished(Command.RESTORE, phase, live, served) is Action.GIVE_UP
+
+
+def test_what_was_set_aside_is_put_back_where_the_databases_have_not_swapped() -> None:
+    for command, live in itertools.product((Command.RESUME, Command.UNDO), (Live.GONE, Live.BEFORE)):
+        assert decide.unfinished(command, "switching", live, aside=True) is Action.TAKE_BACK
+    assert decide.unfinished(Command.RESUME, "switching", Live.TARGET, aside=True) is Action.FINISH
+    assert decide.unfinished(Command.UNDO, "switching", Live.TARGET, aside=True) is Action.GIVE_UP
 
 
 def test_nobody_waits_for_a_server_that_was_not_ready_before() -> None:
@@ -341,6 +348,7 @@ CUTS = (
     "building",
     "building a new cluster",
     "switching",
+    "switching a new cluster",
     "swapped",
     "ordering",
     "starting",
@@ -364,11 +372,12 @@ def cut(at: str, state: Path) -> Host:
     if at == "building":
         host.databases_[RESTORING] = new
         journal.target, journal.workers = 0, []
-    elif at == "building a new cluster":
-        journal.aside, journal.stopped, journal.target = "/volume/broken-1", 1.0, 0
+    elif at.endswith("a new cluster"):
+        journal.aside, journal.stopped = "/volume/broken-1", 1.0
+        journal.target, journal.cluster = (0, "") if phase == "building" else (new.oid, "2")
         host.aside[journal.aside] = (host.databases_, "1", True)
         host.databases_, host.cluster_id = {LIVE: Database(16384, "nothing", frozenset()), RESTORING: new}, "2"
-        host.server_up = False
+        host.server_up = host.workers_up = False
     elif at == "switching":
         host.databases_[RESTORING] = new
         host.server_up = host.workers_up = False
@@ -573,6 +582,32 @@ def test_an_undo_is_of_what_was_shown(play: Any, tmp_path: Path) -> None:
     assert refused.value.fact == "what --undo goes back to is not what was shown: another restore has come between"
     assert host.world == RESTORED_WORLD
     assert play(host).undo(Request(shown=16500))["undo"] == "prefect-restore --undo"
+
+
+def test_an_undo_that_was_to_take_something_back_goes_nowhere_else(play: Any, tmp_path: Path) -> None:
+    """The resumption has taken it back meanwhile: an earlier restore is not undone in its place."""
+    host = cut("switching", tmp_path)
+    assert play(host).undo_takes_back(Journal.load(tmp_path))
+    assert do("resume", play, host)["resumed"] == "taken back"
+    with pytest.raises(Failure) as refused:
+        play(host).undo(Request(shown=TAKE_BACK_ONLY))
+    assert refused.value.code is Code.DECLINED
+    assert host.world == OLD_WORLD
+
+
+def test_a_worker_that_does_not_come_keeps_no_restore_unfinished(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = cut("ordering", tmp_path)
+
+    def broken(self: PlayedStack, units: list[str], wait: bool = True) -> None:
+        raise Failure(Code.NOT_READY, "of 1 workers that ran before these do not come back: a")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlayedStack, "start_workers", broken)
+        assert do("latest", play, host).fact == "of 1 workers that ran before these do not come back: a"
+    assert host.world == RESTORED_WORLD
+    assert Journal.load(tmp_path) is None
 
 
 def test_what_an_undo_goes_back_to_is_said(play: Any, tmp_path: Path) -> None:
