@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,16 +65,65 @@ def _unless(vps, name: str, value: str) -> str:
     return "" if seen == value else seen
 
 
+def test_everything_that_a_run_has_started_ends_with_it(vps, runs):
+    """At a normal end, a time-out, a crash and a cancellation; and the hooks run in the run's own environment."""
+    ends = [
+        runs.start(runs.deployment("leaves", flow="leaves")),
+        runs.start(runs.deployment("times-out", flow="times_out")),
+        runs.start(runs.deployment("aborts", flow="child"), parameters={"abort": True}, name="aborts"),
+        cancelled := runs.start(runs.deployment("cancelled", flow="child"), name="cancelled"),
+    ]
+    runs.logged(cancelled, "all are there", 60)
+    runs.door.post(f"/api/flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING"}})
+    states = [runs.wait(run)["state"]["name"] for run in ends]
+    assert states == ["Completed", "TimedOut", "Crashed", "Cancelled"]
+    runs.logged(ends[0], "interfaces: ")
+    runs.logged(ends[2], "was ended by SIGABRT (signal 6). Likely: a library gave up: the worker's sandbox refused")
+    for run in ends[2:]:
+        runs.logged(run, "Hook 'told' finished running successfully")
+    held = "cat /var/lib/prefect-worker/general-1/held.json"
+    until("all slots are free", lambda: vps.ssh(held).stdout.strip("[]\n"))
+    assert vps.ssh("pgrep --list-full '^sleep$' | grep 3133 || true").stdout == ""
+    group = vps.ssh(f"systemctl show --property ControlGroup --value {UNIT}").stdout.strip()
+    assert vps.ssh(f"cd /sys/fs/cgroup{group} && ls --directory */").stdout == "worker/\n"
+    assert vps.ssh("prefect-worker-drain general-1 --seconds 1 && prefect-worker-resume general-1").returncode == 0
+    words = vps.ssh(
+        "cd /var/lib/prefect-worker/general-1 && cat hook-aborts && echo && cat hook-cancelled && rm hook-*"
+    )
+    python = "/opt/prefect/flows/releases/[0-9a-f]+/.venv/bin/python /var/lib/prefect-worker/general-1"
+    assert re.fullmatch(f"CRASHED {python}\nCANCELL(ED|ING) {python}", words.stdout), words.stdout
+
+
 def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, vps):
-    """The playbook restarts a worker whose configuration has changed; the run that is under way is Completed."""
+    """The playbook restarts a worker whose configuration has changed; the run that is under way is Completed.
+
+    It then sees the device that it has been given and no other; and of the workers that the inventory does not have, the
+    playbook removes what it has made itself, and leaves a person's.
+    """
+    vps.ssh("for i in 0 1; do test -e /dev/nvidia$i || mknod -m 666 /dev/nvidia$i c 1 3; done")
+    vps.ssh("cp /etc/prefect/workers/general-1.env /etc/prefect/workers/by-hand.env")
     run = runs.start(runs.deployment("under-site"), parameters={"seconds": 25})
     runs.wait(run, "Running")
     before = vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout
-    done = playbook("site.yml", "--tags", "workers", "-e", "workers_shutdown_seconds=31")
+    workers = [
+        {"name": "general-1", "pool": "general", "limit": 4, "devices": ["/dev/nvidia0"]},
+        {"name": "general-9", "pool": "general"},
+    ]
+    changes = {"workers_shutdown_seconds": 31, "prefect_workers": workers}
+    done = playbook("site.yml", "--tags", "workers", "-e", json.dumps(changes))
     assert "Restart changed workers" in done.changed_tasks
     assert vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout != before
     assert runs.wait(run, "Completed")["run_count"] == 1
+    sees = runs.start(runs.deployment("sees", flow="leaves"))
+    runs.wait(sees, "Completed")
+    runs.logged(sees, "devices: ['nvidia0']")
+    runs.logged(sees, "opened")
+    vps.ssh("test -e /etc/prefect/workers/general-9.env")
     playbook("site.yml", "--tags", "workers")
+    assert vps.ssh("ls /etc/prefect/workers/*-9* /etc/prefect/workers/by-hand*", check=False).stdout == (
+        "/etc/prefect/workers/by-hand.env\n"
+    )
+    vps.ssh("rm /etc/prefect/workers/by-hand.env")
     assert playbook("site.yml", "--tags", "workers").recap["changed"] == 0
 
 

@@ -63,10 +63,12 @@ def install() -> None:
     _flow_run_executor.HookRunner = HooksOutside
 
 
-async def _run_the_flow(command: list[str], *, task_status_handler: Any = None, **more: Any) -> Any:
+async def _run_the_flow(
+    command: list[str], *, task_status: Any = None, task_status_handler: Any = None, **more: Any
+) -> Any:
     run = in_hand.get()
     if run is None:
-        return await run_process(command, task_status_handler=task_status_handler, **more)
+        return await run_process(command, task_status=task_status, task_status_handler=task_status_handler, **more)
     more["env"] = {**(more.get("env") or os.environ), **run.environment}
     run.started_with = {name: more[name] for name in ("env", "cwd", "stream_output") if name in more}
     watching: list[asyncio.Task[None]] = []
@@ -77,7 +79,12 @@ async def _run_the_flow(command: list[str], *, task_status_handler: Any = None, 
         return task_status_handler(process) if task_status_handler else process.pid
 
     try:
-        return await run_process(run.group.entering(command, more["env"]), task_status_handler=started, **more)
+        return await run_process(
+            run.group.entering(command, more["env"]),
+            task_status=_Nobody() if task_status is None else task_status,
+            task_status_handler=started,
+            **more,
+        )
     finally:
         for task in watching:
             task.cancel()
@@ -109,14 +116,24 @@ async def _in_the_hooks_group(run: RunInHand, command: list[str], more: dict[str
         group.holds(process.pid)
         watching.append(asyncio.ensure_future(_end_the_rest(process, group)))
 
+    def expire() -> None:
+        expired.set()
+        # Not by cancelling: Prefect would go on waiting for the process.
+        group.kill()
+
     watching: list[asyncio.Task[None]] = []
+    expired = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(SECONDS_FOR_HOOKS, expire)
     run.hooks_running = True
     try:
-        async with asyncio.timeout(SECONDS_FOR_HOOKS):
-            return await run_process(
-                group.entering(command, more["env"]), task_status=_Nobody(), task_status_handler=started, **more
-            )
+        done = await run_process(
+            group.entering(command, more["env"]), task_status=_Nobody(), task_status_handler=started, **more
+        )
+        if expired.is_set():
+            raise TimeoutError
+        return done
     finally:
+        timer.cancel()
         for task in watching:
             task.cancel()
         await group.end()
