@@ -165,7 +165,7 @@ def test_inventories_have_variables_of_their_own(said):
         (
             "prefect_workers",
             [{"name": "a", "pool": "general", "limits": 2}],
-            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, environment, secrets, memory_max and cpu_weight',
+            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, environment, secrets, memory_max, cpu_weight and devices',
         ),
         (
             "prefect_workers",

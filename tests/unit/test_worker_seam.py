@@ -61,7 +61,7 @@ def test_a_run_is_over_when_its_own_process_is(delegated, tmp_path):
         return done.returncode, run.group.pids()
 
     began = time.monotonic()
-    status, left = asyncio.run(start())
+    status, _ = asyncio.run(start())
     assert time.monotonic() - began < 10
     assert status == 3
     deadline = time.monotonic() + 5

@@ -95,14 +95,14 @@ def test_devices_that_a_worker_could_not_use_are_refused_in_words():
         _stat("/dev/nvidia0", exists=True, ischr=True),
         _stat("/dev/nvidia1", exists=False),
         _stat("/dev/dri", exists=True, isdir=True),
-        _stat("/dev/shm-file", exists=True, isreg=True),
+        _stat("/dev/sound", exists=True, isreg=True),
         _stat("/dev/nvme0n1", exists=True, isblk=True),
     ]
     where = 'prefect_workers: worker "gpu-1": its device'
     assert workers.prefect_device_problems(found) == [
         f'{where} "/dev/nvidia1" is not on the host; install its driver, or take it out of devices',
         f'{where} "/dev/dri" is a directory; name the devices in it that the worker needs',
-        f'{where} "/dev/shm-file" is no device',
+        f'{where} "/dev/sound" is no device',
     ]
 
 
