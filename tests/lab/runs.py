@@ -73,6 +73,7 @@ def stubborn(seconds: float = 10):
 @flow
 def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
     """Take memory until somebody puts an end to it (here at the latest at 3 GB)."""
+    leave_programs()
     taken = []
     while sum(map(len, taken)) < limit:
         taken.append(b"x" * chunk)
@@ -80,7 +81,8 @@ def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
 
 @flow
 def parent(seconds: float = 10):
-    """A subflow in the same process."""
+    """A subflow in the same process, and programs in the background."""
+    leave_programs()
     slow(seconds)
 
 @flow

@@ -83,7 +83,7 @@ def test_everything_that_a_run_has_started_ends_with_it(vps, runs):
         runs.logged(run, "Hook 'told' finished running successfully")
     held = "cat /var/lib/prefect-worker/general-1/held.json"
     until("all slots are free", lambda: vps.ssh(held).stdout.strip("[]\n"))
-    assert vps.ssh("pgrep --list-full '^sleep$' | grep 3133 || true").stdout == ""
+    assert _programs(vps) == ""
     group = vps.ssh(f"systemctl show --property ControlGroup --value {UNIT}").stdout.strip()
     assert vps.ssh(f"cd /sys/fs/cgroup{group} && ls --directory */").stdout == "worker/\n"
     assert vps.ssh("prefect-worker-drain general-1 --seconds 1 && prefect-worker-resume general-1").returncode == 0
@@ -92,6 +92,11 @@ def test_everything_that_a_run_has_started_ends_with_it(vps, runs):
     )
     python = "/opt/prefect/flows/releases/[0-9a-f]+/.venv/bin/python /var/lib/prefect-worker/general-1"
     assert re.fullmatch(f"CRASHED {python}\nCANCELL(ED|ING) {python}", words.stdout), words.stdout
+
+
+def _programs(vps) -> str:
+    """What flows of tests/lab/runs.py have left running in the background."""
+    return vps.ssh("pgrep --list-full '^sleep$' | grep 3133 || true").stdout
 
 
 def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, vps):
@@ -143,6 +148,7 @@ def test_what_does_not_end_in_time_is_ended_reported_and_run_again(vps, runs, se
     )
     assert [one["state"]["type"] for one in _subflows(runs, run)] == ["CRASHED"]
     assert vps.ssh("pgrep --full '[p]refect.engine' || true").stdout == ""
+    assert _programs(vps) == ""
     vps.ssh(f"systemctl start {UNIT}")
     until("the run that follows", lambda: "" if len(runs.of(deployment)) == 2 else runs.of(deployment))
     again = runs.of(deployment)[1]
@@ -163,11 +169,17 @@ def _subflows(runs: Runs, run: str) -> list[dict[str, Any]]:
 
 def test_a_killed_worker_reports_its_flow_runs_and_frees_their_slots(vps, runs):
     deployment = runs.deployment(
-        "killed", tags=["rerun:2"], concurrency_options={"collision_strategy": "ENQUEUE"}, concurrency_limit=1
+        "killed",
+        flow="parent",
+        tags=["rerun:2"],
+        concurrency_options={"collision_strategy": "ENQUEUE"},
+        concurrency_limit=1,
     )
     run = runs.start(deployment, parameters={"seconds": 600}, name="killed")
     runs.wait(run, "Running")
     vps.ssh(f"systemctl kill --kill-whom=main --signal=KILL {UNIT}")
+    # Before the next worker is there, which starts the run that follows.
+    until("what the run had started is gone", lambda: _programs(vps), 5)
     crashed = timed("worker killed -9 with its flow", lambda: runs.wait(run, "Crashed"), TABLE)
     assert "ended without notice" in crashed["state"]["message"]
     until("the run that follows", lambda: "" if len(runs.of(deployment)) == 2 else runs.of(deployment))
@@ -194,7 +206,7 @@ def test_a_reboot_gives_less_time_and_says_so(vps, runs, settings):
     runs.logged(run, "had not ended 3 s later (workers_shutdown_seconds). It is ended.")
 
 
-def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(runs, settings):
+def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(vps, runs, settings):
     settings(WORKER_MEMORY_MAX="700M")
     modest = runs.start(runs.deployment("modest"), parameters={"seconds": 20})
     runs.wait(modest, "Running")
@@ -202,6 +214,7 @@ def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(runs, set
     timed("flow that eats all memory", lambda: runs.wait(run, "Crashed"), TABLE)
     runs.logged(run, "Out of memory: this flow run held ")
     runs.logged(run, "(memory_max in prefect_workers). It is ended.")
+    assert _programs(vps) == ""
     assert runs.wait(modest, "Completed")["run_count"] == 1
 
 
