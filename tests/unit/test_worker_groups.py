@@ -129,5 +129,11 @@ def test_ordinary_ends_say_nothing(status):
     assert ends.by_signal(status, False, "general-1") is None
 
 
+def test_what_was_left_behind_is_named():
+    text = "Still running when the process of this flow run had ended, and ended with it: "
+    assert ends.left_behind(["postgres", "sleep"]) == text + "postgres, sleep."
+    assert ends.left_behind(["x"] * 12) == text + ", ".join("x" * 10) + " and 2 more."
+
+
 def test_the_words_name_a_part_of_the_readme_that_is_there():
     assert "## What a flow run may do" in (Path(__file__).resolve().parents[2] / "systemd/README.md").read_text()

@@ -68,8 +68,23 @@ def test_a_run_is_over_when_its_own_process_is(delegated, tmp_path):
     while run.group.pids() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert run.group.pids() == []
+    assert run.left == ["sleep", "sleep"]
     assert (tmp_path / "home").read_text() == "/state\n"
     assert run.started_with["cwd"] == tmp_path
+
+
+def test_what_ends_by_itself_after_the_run_has_time_to_do_so(delegated, tmp_path):
+    """Python's resource tracker, for one, which removes shared memory when its parent has gone."""
+    run = in_hand(delegated)
+
+    async def start() -> None:
+        seam.in_hand.set(run)
+        command = ["bash", "-c", f"(sleep 0.5; touch {tmp_path}/tidied) > /dev/null 2>&1 & exit 0"]
+        await seam._run_the_flow(command, stream_output=True, env=dict(os.environ), cwd=tmp_path)
+
+    asyncio.run(start())
+    assert (tmp_path / "tidied").exists()
+    assert run.left == []
 
 
 def _state(kind: str):

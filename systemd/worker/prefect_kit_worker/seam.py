@@ -35,6 +35,8 @@ HOOKS = Path(__file__).resolve().parents[1] / "prefect_hooks.py"
 #: Seconds that a flow's hooks have, all together: one that hangs would keep its run Cancelling, and a place of the worker.
 SECONDS_FOR_HOOKS = 300
 SECONDS_BETWEEN_LOOKS = 0.1
+#: Seconds in which what a process leaves may end by itself: helpers that tidy up after it, as Python's resource tracker.
+SECONDS_TO_FOLLOW = 2.0
 
 
 @dataclass
@@ -51,6 +53,8 @@ class RunInHand:
     #: With what the process was started, for its hooks.
     started_with: dict[str, Any] = field(default_factory=dict)
     hooks_running: bool = False
+    #: Names of the programs that had to be ended after the flow's own process.
+    left: list[str] = field(default_factory=list)
 
 
 in_hand: ContextVar[RunInHand | None] = ContextVar("in_hand", default=None)
@@ -75,16 +79,19 @@ async def _run_the_flow(
 
     def started(process: Any) -> Any:
         run.group.holds(process.pid)
-        watching.append(asyncio.ensure_future(_end_the_rest(process, run.group)))
+        watching.append(asyncio.ensure_future(_end_the_rest(process, run.group, run.left)))
         return task_status_handler(process) if task_status_handler else process.pid
 
     try:
-        return await run_process(
+        done = await run_process(
             run.group.entering(command, more["env"]),
             task_status=_Nobody() if task_status is None else task_status,
             task_status_handler=started,
             **more,
         )
+        # It returns at once where what is left has closed its output.
+        await asyncio.gather(*watching)
+        return done
     finally:
         for task in watching:
             task.cancel()
@@ -92,10 +99,14 @@ async def _run_the_flow(
         run.group.forget()
 
 
-async def _end_the_rest(process: Any, group: RunGroup) -> None:
+async def _end_the_rest(process: Any, group: RunGroup, left: list[str]) -> None:
     """When the process has ended, end what it has left: it holds its output open, which is waited for."""
     while process.returncode is None:
         await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    deadline = asyncio.get_running_loop().time() + SECONDS_TO_FOLLOW
+    while group.pids() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    left += group.names()
     group.kill()
     group.forget()
 
@@ -114,7 +125,7 @@ async def _in_the_hooks_group(run: RunInHand, command: list[str], more: dict[str
 
     def started(process: Any) -> Any:
         group.holds(process.pid)
-        watching.append(asyncio.ensure_future(_end_the_rest(process, group)))
+        watching.append(asyncio.ensure_future(_end_the_rest(process, group, [])))
 
     def expire() -> None:
         expired.set()
