@@ -12,8 +12,42 @@ from tests.lab.vps.vps import Vps
 FLOWS = "/opt/lab-flows"
 RUN_LIMIT = 120  # seconds until a flow run that nothing holds up has come as far as it should
 CODE = '''
-import time
+import os, socket, subprocess, sys, time
+from pathlib import Path
 from prefect import flow, get_run_logger
+
+def told(flow, flow_run, state):
+    """A hook: leaves word of what it ran with, and a program in the background."""
+    subprocess.Popen(["setsid", "sleep", "31339"])
+    (Path.home() / f"hook-{flow_run.name}").write_text(f"{state.type.value} {sys.executable} {os.environ['PREFECT_HOME']}")
+
+def leave_programs():
+    """Two programs whose parent is gone, one of them in a session of its own; both have this process's output."""
+    subprocess.run("setsid sleep 31337 & sleep 31338 &", shell=True)
+
+@flow(log_prints=True)
+def leaves():
+    """Normal end; and what a run sees of the host."""
+    leave_programs()
+    print("interfaces:", len(socket.if_nameindex()))
+    print("devices:", [name for name in os.listdir("/dev") if name.startswith("nvidia")])
+    if os.path.exists("/dev/nvidia0"):
+        open("/dev/nvidia0", "r+b").close()
+        print("opened")
+
+@flow(on_cancellation=[told], on_crashed=[told])
+def child(abort: bool = False):
+    """Programs in the background and one that is waited for, when the run is cancelled or its process dies."""
+    leave_programs()
+    get_run_logger().info("all are there")
+    if abort:
+        os.abort()
+    subprocess.run(["bash", "-c", "sleep 31337; true"])
+
+@flow(timeout_seconds=3)
+def times_out():
+    leave_programs()
+    time.sleep(60)
 
 @flow
 def slow(seconds: float = 10):
@@ -39,6 +73,7 @@ def stubborn(seconds: float = 10):
 @flow
 def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
     """Take memory until somebody puts an end to it (here at the latest at 3 GB)."""
+    leave_programs()
     taken = []
     while sum(map(len, taken)) < limit:
         taken.append(b"x" * chunk)
@@ -46,7 +81,8 @@ def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
 
 @flow
 def parent(seconds: float = 10):
-    """A subflow in the same process."""
+    """A subflow in the same process, and programs in the background."""
+    leave_programs()
     slow(seconds)
 
 @flow

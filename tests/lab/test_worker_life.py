@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,16 +65,71 @@ def _unless(vps, name: str, value: str) -> str:
     return "" if seen == value else seen
 
 
+def test_everything_that_a_run_has_started_ends_with_it(vps, runs):
+    """At a normal end, a time-out, a crash and a cancellation; and the hooks run in the run's own environment."""
+    ends = [
+        runs.start(runs.deployment("leaves", flow="leaves")),
+        runs.start(runs.deployment("times-out", flow="times_out")),
+        runs.start(runs.deployment("aborts", flow="child"), parameters={"abort": True}, name="aborts"),
+        cancelled := runs.start(runs.deployment("cancelled", flow="child"), name="cancelled"),
+    ]
+    runs.logged(cancelled, "all are there", 60)
+    runs.door.post(f"/api/flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING"}})
+    states = [runs.wait(run)["state"]["name"] for run in ends]
+    assert states == ["Completed", "TimedOut", "Crashed", "Cancelled"]
+    runs.logged(ends[0], "interfaces: ")
+    runs.logged(ends[0], "Still running when the process of this flow run had ended, and ended with it: sleep, sleep.")
+    runs.logged(ends[2], "was ended by SIGABRT (signal 6). Likely: a library gave up: the worker's sandbox refused")
+    for run in ends[2:]:
+        runs.logged(run, "Hook 'told' finished running successfully")
+    held = "cat /var/lib/prefect-worker/general-1/held.json"
+    until("all slots are free", lambda: vps.ssh(held).stdout.strip("[]\n"))
+    assert _programs(vps) == ""
+    group = vps.ssh(f"systemctl show --property ControlGroup --value {UNIT}").stdout.strip()
+    assert vps.ssh(f"cd /sys/fs/cgroup{group} && ls --directory */").stdout == "worker/\n"
+    assert vps.ssh("prefect-worker-drain general-1 --seconds 1 && prefect-worker-resume general-1").returncode == 0
+    words = vps.ssh(
+        "cd /var/lib/prefect-worker/general-1 && cat hook-aborts && echo && cat hook-cancelled && rm hook-*"
+    )
+    python = "/opt/prefect/flows/releases/[0-9a-f]+/.venv/bin/python /var/lib/prefect-worker/general-1"
+    assert re.fullmatch(f"CRASHED {python}\nCANCELL(ED|ING) {python}", words.stdout), words.stdout
+
+
+def _programs(vps) -> str:
+    """What flows of tests/lab/runs.py have left running in the background."""
+    return vps.ssh("pgrep --list-full '^sleep$' | grep 3133 || true").stdout
+
+
 def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, vps):
-    """The playbook restarts a worker whose configuration has changed; the run that is under way is Completed."""
+    """The playbook restarts a worker whose configuration has changed; the run that is under way is Completed.
+
+    It then sees the device that it has been given and no other; and of the workers that the inventory does not have, the
+    playbook removes what it has made itself, and leaves a person's.
+    """
+    vps.ssh("for i in 0 1; do test -e /dev/nvidia$i || mknod -m 666 /dev/nvidia$i c 1 3; done")
+    vps.ssh("cp /etc/prefect/workers/general-1.env /etc/prefect/workers/by-hand.env")
     run = runs.start(runs.deployment("under-site"), parameters={"seconds": 25})
     runs.wait(run, "Running")
     before = vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout
-    done = playbook("site.yml", "--tags", "workers", "-e", "workers_shutdown_seconds=31")
+    workers = [
+        {"name": "general-1", "pool": "general", "limit": 4, "devices": ["/dev/nvidia0"]},
+        {"name": "general-9", "pool": "general"},
+    ]
+    changes = {"workers_shutdown_seconds": 31, "prefect_workers": workers}
+    done = playbook("site.yml", "--tags", "workers", "-e", json.dumps(changes))
     assert "Restart changed workers" in done.changed_tasks
     assert vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout != before
     assert runs.wait(run, "Completed")["run_count"] == 1
+    sees = runs.start(runs.deployment("sees", flow="leaves"))
+    runs.wait(sees, "Completed")
+    runs.logged(sees, "devices: ['nvidia0']")
+    runs.logged(sees, "opened")
+    vps.ssh("test -e /etc/prefect/workers/general-9.env")
     playbook("site.yml", "--tags", "workers")
+    assert vps.ssh("ls /etc/prefect/workers/*-9* /etc/prefect/workers/by-hand*", check=False).stdout == (
+        "/etc/prefect/workers/by-hand.env\n"
+    )
+    vps.ssh("rm /etc/prefect/workers/by-hand.env")
     assert playbook("site.yml", "--tags", "workers").recap["changed"] == 0
 
 
@@ -93,6 +149,7 @@ def test_what_does_not_end_in_time_is_ended_reported_and_run_again(vps, runs, se
     )
     assert [one["state"]["type"] for one in _subflows(runs, run)] == ["CRASHED"]
     assert vps.ssh("pgrep --full '[p]refect.engine' || true").stdout == ""
+    assert _programs(vps) == ""
     vps.ssh(f"systemctl start {UNIT}")
     until("the run that follows", lambda: "" if len(runs.of(deployment)) == 2 else runs.of(deployment))
     again = runs.of(deployment)[1]
@@ -113,11 +170,17 @@ def _subflows(runs: Runs, run: str) -> list[dict[str, Any]]:
 
 def test_a_killed_worker_reports_its_flow_runs_and_frees_their_slots(vps, runs):
     deployment = runs.deployment(
-        "killed", tags=["rerun:2"], concurrency_options={"collision_strategy": "ENQUEUE"}, concurrency_limit=1
+        "killed",
+        flow="parent",
+        tags=["rerun:2"],
+        concurrency_options={"collision_strategy": "ENQUEUE"},
+        concurrency_limit=1,
     )
     run = runs.start(deployment, parameters={"seconds": 600}, name="killed")
     runs.wait(run, "Running")
     vps.ssh(f"systemctl kill --kill-whom=main --signal=KILL {UNIT}")
+    # Before the next worker is there, which starts the run that follows.
+    until("what the run had started is gone", lambda: _programs(vps), 5)
     crashed = timed("worker killed -9 with its flow", lambda: runs.wait(run, "Crashed"), TABLE)
     assert "ended without notice" in crashed["state"]["message"]
     until("the run that follows", lambda: "" if len(runs.of(deployment)) == 2 else runs.of(deployment))
@@ -144,7 +207,7 @@ def test_a_reboot_gives_less_time_and_says_so(vps, runs, settings):
     runs.logged(run, "had not ended 3 s later (workers_shutdown_seconds). It is ended.")
 
 
-def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(runs, settings):
+def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(vps, runs, settings):
     settings(WORKER_MEMORY_MAX="700M")
     modest = runs.start(runs.deployment("modest"), parameters={"seconds": 20})
     runs.wait(modest, "Running")
@@ -152,6 +215,7 @@ def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(runs, set
     timed("flow that eats all memory", lambda: runs.wait(run, "Crashed"), TABLE)
     runs.logged(run, "Out of memory: this flow run held ")
     runs.logged(run, "(memory_max in prefect_workers). It is ended.")
+    assert _programs(vps) == ""
     assert runs.wait(modest, "Completed")["run_count"] == 1
 
 

@@ -91,8 +91,32 @@ def test_which_images_stay():
 def test_only_forgotten_containers_of_flow_runs_go(labels, status, hours, left):
     now = datetime(2026, 11, 21, 12, tzinfo=UTC)
     ended = (now - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
-    container = {"Config": {"Labels": labels}, "State": {"Status": status, "FinishedAt": ended}}
+    container = {
+        "Config": {"Labels": labels},
+        "State": {"Status": status, "FinishedAt": ended},
+        "NetworkSettings": {"Networks": {"prefect-flows": {}}},
+    }
     assert tool.is_left(container, now) is left
+    # A docker worker that a person runs has the same labels, and another network.
+    container["NetworkSettings"]["Networks"] = {"bridge": {}}
+    assert not tool.is_left(container, now)
+
+
+def test_images_that_a_person_has_made_beside_the_releases_are_left_alone():
+    def image(number: str, release: str | None, *tags: str) -> dict[str, Any]:
+        labels = {"prefect-kit.release": release} if release else None
+        return {"Id": number, "Config": {"Labels": labels}, "RepoTags": list(tags)}
+
+    images = [
+        image("1", "a1", "prefect-flows:a1"),
+        image("2", "b2", "prefect-flows:unchecked-b2"),
+        # Tagged by hand, built from one of ours (the label is inherited), and ours under a second name.
+        image("3", None, "prefect-flows:mine"),
+        image("4", "a1", "prefect-flows:with-ffmpeg"),
+        image("5", "c3", "prefect-flows:c3", "registry.example.org/prefect-flows:c3"),
+        {"Id": "6", "Config": {"Labels": None}, "RepoTags": None},
+    ]
+    assert tool.ours(images) == {"a1": "1", "unchecked-b2": "2", "c3": "5"}
 
 
 def test_proxies_are_read_as_a_login_reads_them():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prefect_kit_worker import again, late, memory
+from prefect_kit_worker import again, control, late, memory
 from prefect_kit_worker.held import HeldRun, HeldRuns
 from prefect_kit_worker.notify import Systemd
 
@@ -145,9 +146,69 @@ def test_a_file_that_is_not_whole_names_no_runs(tmp_path, content):
     assert HeldRuns(tmp_path / "held.json").left == []
 
 
-def test_flow_runs_do_not_inherit_the_way_to_systemd(monkeypatch):
-    import os
+def test_what_a_flow_run_has_put_there_is_no_file_of_ours(tmp_path):
+    """Root reads it: a pipe must not hang it, a link not lead it elsewhere."""
+    place = tmp_path / "held.json"
+    os.mkfifo(place)
+    assert HeldRuns.read(place) == []
+    place.unlink()
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps([{"id": RUN, "name": "x", "since": "now"}]))
+    place.symlink_to(other)
+    assert HeldRuns.read(place) == []
+    place.unlink()
+    place.mkdir()
+    assert HeldRuns.read(place) == []
+    place.rmdir()
+    place.write_text(json.dumps([{"id": ["not", "text"], "name": "x", "since": "now"}]))
+    assert HeldRuns.read(place) == []
+    place.write_text("[" * 100_000)
+    assert HeldRuns.read(place) == []
+    # And what the worker writes goes into a file of its own, not through a link.
+    (tmp_path / "held.new").symlink_to(other)
+    HeldRuns(place).add(HeldRun(RUN, "swift-fox", "now"))
+    assert json.loads(other.read_text())[0]["name"] == "x"
+    assert HeldRuns.read(place)[0].name == "swift-fox"
 
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory", "nothing"])
+def test_drain_and_resume_whatever_a_flow_run_has_put_there(tmp_path, monkeypatch, capsys, kind):
+    """As root they open nothing that is there, follow no link, and print no control characters of a run's name."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/general-1.env").write_text("")
+    state = tmp_path / "state/general-1"
+    state.mkdir(parents=True)
+    mark, other = state / "drain", tmp_path / "other"
+    other.mkdir()
+    (other / "precious").write_text("")
+    if kind == "pipe":
+        os.mkfifo(mark)
+    elif kind == "link":
+        mark.symlink_to(other / "new")
+    elif kind == "directory":
+        mark.mkdir()
+        (mark / "link").symlink_to(other)
+    monkeypatch.setattr(control, "workers", lambda: {"general-1": state})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert control.drain(["general-1", "--seconds", "5"]) == 0
+    assert os.path.lexists(mark)
+    (state / "held.json").write_text(json.dumps([{"id": RUN, "name": "a\u001b[2Jb", "since": "now"}]))
+    assert control.drain(["general-1", "--seconds", "0"]) == 1
+    assert "a?[2Jb (since now)" in capsys.readouterr().err
+    assert control.resume(["general-1"]) == 0
+    assert not os.path.lexists(mark)
+    assert [path.name for path in other.iterdir()] == ["precious"]
+
+
+def test_the_worker_s_own_configuration_lies_where_flow_runs_cannot_write():
+    """Prefect reads prefect.toml, pyproject.toml and .env of the working directory, profiles and logging of its home."""
+    unit = (ROOT / "systemd/prefect-worker@.service").read_text()
+    assert "\nWorkingDirectory=/opt/prefect/worker\n" in unit
+    assert "\nEnvironment=PREFECT_HOME=/opt/prefect/worker\n" in unit
+    assert "\nWorkingDirectory=/opt/prefect/docker\n" in (ROOT / "systemd/prefect-docker-worker@.service").read_text()
+
+
+def test_flow_runs_do_not_inherit_the_way_to_systemd(monkeypatch):
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/nowhere")
     monkeypatch.setenv("WATCHDOG_USEC", "180000000")
     systemd = Systemd()

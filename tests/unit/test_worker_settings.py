@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def test_values_are_written_as_systemd_reads_them(value, written):
         ({"environment": {"A": 1}, "secrets": {"A": 2}}, '"A" is in environment and in secrets; one of them has to go'),
         ({"memory_max": "lots"}, 'its memory_max is "lots"; allowed are 1500M, 2G and the like, or 1% to 100%'),
         ({"memory_max": "0%"}, 'its memory_max is "0%"'),
+        ({"devices": ["nvidia0"]}, 'its devices have "nvidia0"; allowed are paths such as /dev/nvidia0'),
+        ({"devices": ["/dev/../etc/shadow"]}, 'its devices have "/dev/../etc/shadow"'),
+        ({"devices": ["/dev/nvidia0 /etc"]}, 'its devices have "/dev/nvidia0 /etc"'),
+        ({"devices": ["/dev/%i"]}, 'its devices have "/dev/%i"'),
+        ({"environment": {"PREFECT_PROFILES_PATH": "x"}}, "which the playbook sets itself"),
         ({"cpu_weight": 0}, 'its cpu_weight is "0"; allowed are 1 to 10000 (100 is normal)'),
     ],
 )
@@ -60,6 +66,7 @@ def test_what_is_right_passes():
         "secrets": {"TOKEN": "x"},
         "memory_max": "40%",
         "cpu_weight": 50,
+        "devices": ["/dev/nvidia0", "/dev/dri/renderD128"],
     }
     assert workers.prefect_worker_limit_problems([worker, {"name": "b"}]) == []
 
@@ -77,3 +84,55 @@ def test_the_name_of_a_program_follows_its_content(tmp_path):
     assert name == workers.prefect_content_name([str(second), str(first)])
     second.write_text("3")
     assert name != workers.prefect_content_name([str(first), str(second)])
+
+
+def _stat(path: str, **stat: object) -> dict:
+    return {"item": [{"name": "gpu-1"}, path], "stat": stat}
+
+
+def test_devices_that_a_worker_could_not_use_are_refused_in_words():
+    found = [
+        _stat("/dev/nvidia0", exists=True, ischr=True),
+        _stat("/dev/nvidia1", exists=False),
+        _stat("/dev/dri", exists=True, isdir=True),
+        _stat("/dev/sound", exists=True, isreg=True),
+        _stat("/dev/nvme0n1", exists=True, isblk=True),
+    ]
+    where = 'prefect_workers: worker "gpu-1": its device'
+    assert workers.prefect_device_problems(found) == [
+        f'{where} "/dev/nvidia1" is not on the host; install its driver, or take it out of devices',
+        f'{where} "/dev/dri" is a directory; name the devices in it that the worker needs',
+        f'{where} "/dev/sound" is no device',
+    ]
+
+
+def test_a_device_s_group_is_given_where_not_everybody_may_use_it():
+    found = [
+        _stat("/dev/nvidia0", exists=True, roth=True, woth=True, rgrp=True, gr_name="root"),
+        _stat("/dev/dri/renderD128", exists=True, roth=False, woth=False, rgrp=True, gr_name="render"),
+        _stat("/dev/kfd", exists=True, roth=False, woth=False, rgrp=True, gr_name="", gid=992),
+        _stat("/dev/mem", exists=True, roth=False, woth=False, rgrp=True, gr_name="root"),
+        _stat("/dev/other", exists=True, roth=False, woth=False, rgrp=True, gr_name="video"),
+    ]
+    mine = ["/dev/nvidia0", "/dev/dri/renderD128", "/dev/kfd", "/dev/mem"]
+    assert workers.prefect_device_groups(found, mine) == ["992", "render"]
+    assert workers.prefect_device_groups(found, []) == []
+
+
+def test_only_workers_that_the_playbook_has_made_are_its_to_remove():
+    def file(name: str, text: str) -> dict:
+        return {"source": f"/etc/prefect/workers/{name}.env", "content": base64.b64encode(text.encode()).decode()}
+
+    made = (ANSIBLE / "roles/workers/templates/worker.env.j2").read_text()
+    files = [
+        file("general-1", made.replace("{{ worker.name }}", "general-1")),
+        file("by-hand", "WORKER_POOL=general\n"),
+        # A copy under another name, which a person made.
+        file("copy-1", made.replace("{{ worker.name }}", "general-1")),
+        file("empty", ""),
+    ]
+    assert workers.prefect_made_workers(files, "prefect-worker") == ["general-1"]
+    assert workers.prefect_made_workers(files, "prefect-docker-worker") == []
+    docker = (ANSIBLE / "roles/docker_pool/templates/docker-worker.env.j2").read_text()
+    files = [file("docker-1", docker.replace("{{ worker.name }}", "docker-1"))]
+    assert workers.prefect_made_workers(files, "prefect-docker-worker") == ["docker-1"]

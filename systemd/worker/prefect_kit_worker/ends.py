@@ -22,6 +22,12 @@ LIKELY = {
 }
 
 
+def left_behind(names: list[str]) -> str:
+    """What to tell of programs that were still running when the flow run's own process had ended."""
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"Still running when the process of this flow run had ended, and ended with it: {shown}."
+
+
 def signal_of(status: int) -> int | None:
     """The signal that a process (or, by a shell's account, its child) was ended by; None when it ended by itself."""
     number = -status if status < 0 else status - 128 if 128 < status <= 128 + 64 else None

@@ -68,6 +68,16 @@ class RunGroup:
                 continue
         return found
 
+    def names(self) -> list[str]:
+        """The names of the programs that run in the group."""
+        found = []
+        for pid in self.pids():
+            try:
+                found.append(Path(f"/proc/{pid}/comm").read_text().strip())
+            except OSError:
+                continue
+        return sorted(found)
+
     def kill(self) -> None:
         """End all processes at once, without a last word."""
         if self.path is None:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-
 #: Bytes that are read; a run takes some two hundred.
 LARGEST = 4_000_000
 

@@ -78,6 +78,8 @@ class ProcessKitWorker(KitWorker, ProcessWorker):
             for group in (run.group, *hooks):
                 await group.end()
             self._runs_in_hand.pop(run_id, None)
+        if run.left:
+            self.get_flow_run_logger(flow_run).info(ends.left_behind(run.left))
         if run_id not in self._reasons:
             for_memory = self._groups.killed_for_memory() > killed_before
             if text := ends.by_signal(result.status_code, for_memory, self.name):

@@ -35,6 +35,8 @@ HOOKS = Path(__file__).resolve().parents[1] / "prefect_hooks.py"
 #: Seconds that a flow's hooks have, all together: one that hangs would keep its run Cancelling, and a place of the worker.
 SECONDS_FOR_HOOKS = 300
 SECONDS_BETWEEN_LOOKS = 0.1
+#: Seconds in which what a process leaves may end by itself: helpers that tidy up after it, as Python's resource tracker.
+SECONDS_TO_FOLLOW = 2.0
 
 
 @dataclass
@@ -51,6 +53,8 @@ class RunInHand:
     #: With what the process was started, for its hooks.
     started_with: dict[str, Any] = field(default_factory=dict)
     hooks_running: bool = False
+    #: Names of the programs that had to be ended after the flow's own process.
+    left: list[str] = field(default_factory=list)
 
 
 in_hand: ContextVar[RunInHand | None] = ContextVar("in_hand", default=None)
@@ -63,21 +67,31 @@ def install() -> None:
     _flow_run_executor.HookRunner = HooksOutside
 
 
-async def _run_the_flow(command: list[str], *, task_status_handler: Any = None, **more: Any) -> Any:
+async def _run_the_flow(
+    command: list[str], *, task_status: Any = None, task_status_handler: Any = None, **more: Any
+) -> Any:
     run = in_hand.get()
     if run is None:
-        return await run_process(command, task_status_handler=task_status_handler, **more)
+        return await run_process(command, task_status=task_status, task_status_handler=task_status_handler, **more)
     more["env"] = {**(more.get("env") or os.environ), **run.environment}
     run.started_with = {name: more[name] for name in ("env", "cwd", "stream_output") if name in more}
     watching: list[asyncio.Task[None]] = []
 
     def started(process: Any) -> Any:
         run.group.holds(process.pid)
-        watching.append(asyncio.ensure_future(_end_the_rest(process, run.group)))
+        watching.append(asyncio.ensure_future(_end_the_rest(process, run.group, run.left)))
         return task_status_handler(process) if task_status_handler else process.pid
 
     try:
-        return await run_process(run.group.entering(command, more["env"]), task_status_handler=started, **more)
+        done = await run_process(
+            run.group.entering(command, more["env"]),
+            task_status=_Nobody() if task_status is None else task_status,
+            task_status_handler=started,
+            **more,
+        )
+        # It returns at once where what is left has closed its output.
+        await asyncio.gather(*watching)
+        return done
     finally:
         for task in watching:
             task.cancel()
@@ -85,10 +99,14 @@ async def _run_the_flow(command: list[str], *, task_status_handler: Any = None, 
         run.group.forget()
 
 
-async def _end_the_rest(process: Any, group: RunGroup) -> None:
+async def _end_the_rest(process: Any, group: RunGroup, left: list[str]) -> None:
     """When the process has ended, end what it has left: it holds its output open, which is waited for."""
     while process.returncode is None:
         await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    deadline = asyncio.get_running_loop().time() + SECONDS_TO_FOLLOW
+    while group.pids() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    left += group.names()
     group.kill()
     group.forget()
 
@@ -107,16 +125,26 @@ async def _in_the_hooks_group(run: RunInHand, command: list[str], more: dict[str
 
     def started(process: Any) -> Any:
         group.holds(process.pid)
-        watching.append(asyncio.ensure_future(_end_the_rest(process, group)))
+        watching.append(asyncio.ensure_future(_end_the_rest(process, group, [])))
+
+    def expire() -> None:
+        expired.set()
+        # Not by cancelling: Prefect would go on waiting for the process.
+        group.kill()
 
     watching: list[asyncio.Task[None]] = []
+    expired = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(SECONDS_FOR_HOOKS, expire)
     run.hooks_running = True
     try:
-        async with asyncio.timeout(SECONDS_FOR_HOOKS):
-            return await run_process(
-                group.entering(command, more["env"]), task_status=_Nobody(), task_status_handler=started, **more
-            )
+        done = await run_process(
+            group.entering(command, more["env"]), task_status=_Nobody(), task_status_handler=started, **more
+        )
+        if expired.is_set():
+            raise TimeoutError
+        return done
     finally:
+        timer.cancel()
         for task in watching:
             task.cancel()
         await group.end()
