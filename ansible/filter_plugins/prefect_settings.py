@@ -87,6 +87,8 @@ TYPE_WORDS = {
     "list": "a list",
     "dict": "a mapping",
 }
+# Under this name the lookup prefect_values tells of settings whose expression fails.
+FAILED = "__failed"
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -619,7 +621,11 @@ CHECKS: tuple[Callable[[dict[str, Any]], list[str]], ...] = (
 def read(values: dict[str, Any], options: dict[str, Any], problems: list[str]) -> _Settings:
     """The settings of the right types; what is wrong with the others is appended to `problems`."""
     settings = _Settings()
+    failed = values.get(FAILED, {})
     for name, option in options.items():
+        if name in failed:
+            problems.append(f"{name} cannot be computed from what it is set to: {failed[name]}")
+            continue
         wrong: list[str] = []
         value = typed(name, values[name], option, wrong)
         if not wrong:
@@ -634,7 +640,7 @@ def prefect_settings_problems(
     """Everything that is wrong with the settings, one sentence each; empty when all is well.
 
     Args:
-        values: the value of each setting.
+        values: the value of each setting (of those that failed, the reasons by name under `__failed`: lookup prefect_values).
         options: what the roles' argument_specs say of each setting.
         variables: every variable whose name begins like a setting's.
         locked_version: the version of Prefect in the lock file of the workers' venv.

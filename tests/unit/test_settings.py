@@ -103,6 +103,15 @@ def test_a_value_of_the_wrong_type_hides_none_of_the_others(said):
     ]
 
 
+def test_a_setting_that_cannot_be_computed(settings):
+    del settings["prefect_domain"]
+    values = {**settings, "__failed": {"prefect_domain": "'mine' is undefined"}, "host_timezone": "Berlin"}
+    assert preflight.prefect_settings_problems(values, OPTIONS, list(OPTIONS), LOCKED) == [
+        "prefect_domain cannot be computed from what it is set to: 'mine' is undefined",
+        'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
+    ]
+
+
 # --- names and types ---------------------------------------------------------------------------------------------
 
 
