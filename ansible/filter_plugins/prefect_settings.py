@@ -16,10 +16,11 @@ import zoneinfo
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -145,6 +146,20 @@ def _is_file(path: str) -> bool:
 
 
 # --- names and types ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _read_options(files: tuple[str, ...]) -> dict[str, Any]:
+    """What the entry points main of these argument_specs.yml say, read once however often it is asked for."""
+    options: dict[str, Any] = {}
+    for file in files:
+        options |= yaml.safe_load(Path(file).read_text())["argument_specs"]["main"].get("options") or {}
+    return options
+
+
+def prefect_options(files: list[str]) -> dict[str, Any]:
+    """What the roles' argument specs say of each setting."""
+    return _read_options(tuple(map(str, files)))
 
 
 def unknown_problems(variables: Iterable[str], options: dict[str, Any]) -> list[str]:
@@ -688,6 +703,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "prefect_left_passwords": prefect_left_passwords,
+            "prefect_options": prefect_options,
             "prefect_settings_problems": prefect_settings_problems,
             "prefect_typed": prefect_typed,
         }

@@ -38,11 +38,9 @@ def read(path: str) -> dict[str, Any]:
 
 ROLES = read("preflight/vars/main.yml")["__preflight_roles"]
 DEFAULTS: dict[str, Any] = {}
-# As roles/preflight/vars/main.yml puts them together.
-OPTIONS: dict[str, Any] = {}
 for role in ROLES:
     DEFAULTS |= read(f"{role}/defaults/main.yml")
-    OPTIONS |= read(f"{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+OPTIONS = preflight.prefect_options([ANSIBLE / "roles" / role / "meta/argument_specs.yml" for role in ROLES])
 
 
 @pytest.fixture
