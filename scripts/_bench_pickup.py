@@ -121,6 +121,7 @@ def measure(vps: Vps, door: Endpoint, count: int, interval: float, seconds_idle:
     finally:
         vps.ssh(f"systemctl stop {STOCK}", check=False)
         runs.remove()
+        door.delete("/api/work_pools/stock")
     return figures
 
 

@@ -156,18 +156,18 @@ def prefect_archive_problem(read: dict[str, Any], settings: dict[str, Any]) -> s
     return f"{where} {there}, and not {_listed(missing)}; make it with: docker save --output FILE IMAGE…"
 
 
-def prefect_connection_problem(said: str, login: str, port: int | str = 22, host: str = "") -> str:
-    """Why Ansible does not get into a host, and what to do; empty when nothing was said.
+def prefect_connection_problem(tried: dict[str, Any], login: str, port: int | str = 22, host: str = "") -> str:
+    """Why Ansible does not get into a host, and what to do; empty when it does.
 
     Args:
-        said: Ansible's words for it, which end with those of ssh or sudo.
+        tried: what a first command there gave: its `rc`, and the words of Ansible, ssh and sudo.
         login: the user and the host, as ssh takes them (`root@192.0.2.10`, or the host alone).
         port: where ssh asks.
         host: the host's name in the inventory.
     """
-    said = " ".join(said.split())
-    if not said:
+    if tried.get("rc") == 0 and not tried.get("unreachable"):
         return ""
+    said = " ".join(" ".join(str(tried.get(name, "")) for name in ("msg", "module_stderr", "stderr", "stdout")).split())
     address = login.rpartition("@")[2]
     ssh = f"ssh {login}" if str(port) == "22" else f"ssh -p {port} {login}"
     remembered = address if str(port) == "22" else f"'[{address}]:{port}'"

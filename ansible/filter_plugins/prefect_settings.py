@@ -16,10 +16,11 @@ import zoneinfo
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -89,6 +90,8 @@ TYPE_WORDS = {
     "list": "a list",
     "dict": "a mapping",
 }
+# Under this name the lookup prefect_values tells of settings whose expression fails.
+FAILED = "__failed"
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -145,6 +148,20 @@ def _is_file(path: str) -> bool:
 
 
 # --- names and types ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _read_options(files: tuple[str, ...]) -> dict[str, Any]:
+    """What the entry points main of these argument_specs.yml say, read once however often it is asked for."""
+    options: dict[str, Any] = {}
+    for file in files:
+        options |= yaml.safe_load(Path(file).read_text())["argument_specs"]["main"].get("options") or {}
+    return options
+
+
+def prefect_options(files: list[str]) -> dict[str, Any]:
+    """What the roles' argument specs say of each setting."""
+    return _read_options(tuple(map(str, files)))
 
 
 def unknown_problems(variables: Iterable[str], options: dict[str, Any]) -> list[str]:
@@ -621,7 +638,11 @@ CHECKS: tuple[Callable[[dict[str, Any]], list[str]], ...] = (
 def read(values: dict[str, Any], options: dict[str, Any], problems: list[str]) -> _Settings:
     """The settings of the right types; what is wrong with the others is appended to `problems`."""
     settings = _Settings()
+    failed = values.get(FAILED, {})
     for name, option in options.items():
+        if name in failed:
+            problems.append(f"{name} cannot be computed from what it is set to: {failed[name]}")
+            continue
         wrong: list[str] = []
         value = typed(name, values[name], option, wrong)
         if not wrong:
@@ -636,7 +657,7 @@ def prefect_settings_problems(
     """Everything that is wrong with the settings, one sentence each; empty when all is well.
 
     Args:
-        values: the value of each setting.
+        values: the value of each setting (of those that failed, the reasons by name under `__failed`: lookup prefect_values).
         options: what the roles' argument_specs say of each setting.
         variables: every variable whose name begins like a setting's.
         locked_version: the version of Prefect in the lock file of the workers' venv.
@@ -684,6 +705,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "prefect_left_passwords": prefect_left_passwords,
+            "prefect_options": prefect_options,
             "prefect_settings_problems": prefect_settings_problems,
             "prefect_typed": prefect_typed,
         }

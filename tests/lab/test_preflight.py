@@ -477,13 +477,17 @@ def test_a_host_that_fits_is_let_through(preflight, write_inventory):
 def test_the_first_contact(bare, preflight, write_inventory, tmp_path):
     """A host key that is not known, a key that is not accepted, a port that nobody listens at: all three at once."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
-    args = inventory.host_variables(bare)["ansible_ssh_common_args"]
+    # Not by the connection that an earlier run has left open.
+    args = inventory.host_variables(bare)["ansible_ssh_common_args"] + " -o ControlPath=none"
     run = preflight(
         write_inventory(
             {
                 "unknown": {"ansible_ssh_common_args": args.replace(str(bare.known_hosts), "/dev/null")},
-                "other-key": {"ansible_ssh_private_key_file": str(tmp_path / "other")},
-                "nobody": {"ansible_port": 9},
+                "other-key": {
+                    "ansible_ssh_common_args": args,
+                    "ansible_ssh_private_key_file": str(tmp_path / "other"),
+                },
+                "nobody": {"ansible_ssh_common_args": args, "ansible_port": 9},
             }
         )
     )

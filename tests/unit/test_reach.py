@@ -408,18 +408,25 @@ WHERE = '"192.0.2.10" (ansible_host of prefect-1)'
             "--ask-become-pass, log in as root (ansible_user: root), or let that user use sudo",
         ),
         ("kex error", "it cannot be logged in to: kex error. Try: ssh root@192.0.2.10"),
-        ("", ""),
     ],
 )
 def test_the_words_for_a_host_that_lets_nobody_in(said, problem):
-    assert reach.prefect_connection_problem(said, LOGIN, 22, "prefect-1") == problem
+    assert reach.prefect_connection_problem({"unreachable": True, "msg": said}, LOGIN, 22, "prefect-1") == problem
+    # sudo ends the command and not the connection.
+    assert reach.prefect_connection_problem({"rc": 1, "stdout": said}, LOGIN, 22, "prefect-1") == problem
+
+
+def test_a_host_that_lets_in():
+    assert reach.prefect_connection_problem({"rc": 0, "stdout": "debian", "stderr": "motd"}, LOGIN) == ""
 
 
 def test_another_port_than_22():
-    said = reach.prefect_connection_problem("Connection refused", "a.example.org", 2222, "a.example.org")
+    tried = {"unreachable": True, "msg": "Connection refused"}
+    said = reach.prefect_connection_problem(tried, "a.example.org", 2222, "a.example.org")
     assert said.startswith('nothing lets this machine in at port 2222 of "a.example.org" (Connection refused). ')
     assert said.endswith("let port 2222 through? Try: ssh -p 2222 a.example.org")
-    changed = reach.prefect_connection_problem("IDENTIFICATION HAS CHANGED", "a.example.org", 2222)
+    tried["msg"] = "IDENTIFICATION HAS CHANGED"
+    changed = reach.prefect_connection_problem(tried, "a.example.org", 2222)
     assert "ssh-keygen -R '[a.example.org]:2222', and log in once by hand: ssh -p 2222 a.example.org" in changed
 
 

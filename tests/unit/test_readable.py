@@ -98,3 +98,42 @@ def test_hosts_on_the_command_line_are_no_file():
     done = run(Path("192.0.2.1,"))
     assert done.returncode == 0
     assert "cannot be read" not in done.stderr
+
+
+def refused(inventory: Path) -> str:
+    """What site.yml says, as one line; it is refused before any host is connected to."""
+    done = subprocess.run(
+        [ROOT / ".venv/bin/ansible-playbook", "-i", inventory, "site.yml"],
+        cwd=ROOT / "ansible",
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    return " ".join(done.stdout.split())
+
+
+def test_settings_that_cannot_be_computed_are_told_with_all_others(inventory):
+    (inventory / "group_vars/prefect/vault").unlink()
+    (inventory / "group_vars/all.yml").write_text(
+        'prefect_domain: "{{ mine }}"\nprefect_email: ops@example.org\nprefect_users: ada\nhost_timezone: Berlin\n'
+    )
+    assert (
+        "Refusing to change prefect-1: - prefect_domain cannot be computed from what it is set to: 'mine' is undefined "
+        '- prefect_users is "ada"; it must be a list - host_timezone is "Berlin"; it must be a name such as Europe/Berlin or '
+        f"Etc/UTC Edit {inventory}/group_vars/all.yml (or where you set it), and run the playbook again. Nothing has been changed."
+    ) in refused(inventory)
+
+
+def test_hosts_that_do_not_go_together_are_told_with_the_settings(inventory):
+    (inventory / "group_vars/prefect/vault").unlink()
+    (inventory / "group_vars/all.yml").write_text("prefect_domain: p.example.org\n")
+    with (inventory / "hosts.yml").open("a") as hosts:
+        hosts.write("workers:\n  hosts:\n    gpu-1:\n      ansible_host: 192.0.2.10\n")
+    said = refused(inventory)
+    assert (
+        "Refusing to change prefect-1: - prefect_email is not set; with prefect_tls acme it must be an e-mail address, such as "
+        'ops@example.org - "prefect-1" and "gpu-1" have the same address, "192.0.2.10" (ansible_host); give each its own, '
+    ) in said
+    assert said.count("have the same address") == said.count("Refusing to change prefect-1")

@@ -38,11 +38,9 @@ def read(path: str) -> dict[str, Any]:
 
 ROLES = read("preflight/vars/main.yml")["__preflight_roles"]
 DEFAULTS: dict[str, Any] = {}
-# As roles/preflight/vars/main.yml puts them together.
-OPTIONS: dict[str, Any] = {}
 for role in ROLES:
     DEFAULTS |= read(f"{role}/defaults/main.yml")
-    OPTIONS |= read(f"{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+OPTIONS = preflight.prefect_options([ANSIBLE / "roles" / role / "meta/argument_specs.yml" for role in ROLES])
 
 
 @pytest.fixture
@@ -100,6 +98,15 @@ def test_a_value_of_the_wrong_type_hides_none_of_the_others(said):
         "(without a name of your own: prefect_tls: internal)",
         'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
         'backups_jobs is "0"; it must be 1 or more',
+    ]
+
+
+def test_a_setting_that_cannot_be_computed(settings):
+    del settings["prefect_domain"]
+    values = {**settings, "__failed": {"prefect_domain": "'mine' is undefined"}, "host_timezone": "Berlin"}
+    assert preflight.prefect_settings_problems(values, OPTIONS, list(OPTIONS), LOCKED) == [
+        "prefect_domain cannot be computed from what it is set to: 'mine' is undefined",
+        'host_timezone is "Berlin"; it must be a name such as Europe/Berlin or Etc/UTC',
     ]
 
 
