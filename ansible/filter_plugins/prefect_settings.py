@@ -173,7 +173,7 @@ def unknown_problems(variables: Iterable[str], options: dict[str, Any]) -> list[
         if near:
             problems.append(f"there is no setting {_quoted(name)}; did you mean {_quoted(near[0])}?")
         elif strict:
-            problems.append(f'there is no setting {_quoted(name)}; docs/settings.md lists what there is')
+            problems.append(f"there is no setting {_quoted(name)}; docs/settings.md lists what there is")
     return problems
 
 

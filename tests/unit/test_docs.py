@@ -85,8 +85,15 @@ def test_every_command_exists(page):
     for script in re.findall(r"(?:^|\s|/)scripts/([\w.-]+)", said):
         assert (ROOT / "scripts" / script).exists(), f"{name(page)}: scripts/{script}"
     for playbook in re.findall(r"\b([a-z]+\.yml)(?=[\s`]|$)", said):
-        known = [ROOT / "ansible" / playbook, ROOT / "compose" / playbook, ROOT / "ansible/inventory/example" / playbook]
-        known += [ROOT / "ansible/inventory/example/group_vars" / playbook, ROOT / "ansible/roles/workers/meta" / playbook]
+        known = [
+            ROOT / "ansible" / playbook,
+            ROOT / "compose" / playbook,
+            ROOT / "ansible/inventory/example" / playbook,
+        ]
+        known += [
+            ROOT / "ansible/inventory/example/group_vars" / playbook,
+            ROOT / "ansible/roles/workers/meta" / playbook,
+        ]
         assert any(path.exists() for path in known) or playbook in {"prefect.yml"}, f"{name(page)}: {playbook}"
     units = {path.name for path in (ROOT / "systemd").glob("prefect-*.*")}
     for unit in re.findall(r"(?:systemctl \w+|journalctl -u) (prefect-[\w-]+@?)", said):

@@ -1,0 +1,96 @@
+"""The Ansible module that makes many small files: run as Ansible runs it, on a directory of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULE = Path(__file__).resolve().parents[2] / "ansible/library/prefect_files.py"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`run(entry, …, check=False)`: paths are below a temporary directory, owned by whoever runs the tests."""
+
+    def make(*entries: dict[str, Any], check: bool = False) -> dict[str, Any]:
+        ours = {"owner": str(os.getuid()), "group": str(os.getgid())}
+        given = [{**ours, **entry, "path": str(tmp_path / entry["path"])} for entry in entries]
+        arguments = {"entries": given, "_ansible_check_mode": check, "_ansible_diff": True}
+        done = subprocess.run(
+            [sys.executable, str(MODULE)],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(done.stdout)
+
+    return make
+
+
+FILE = {"path": "a/file", "content": "one\n", "mode": "0640"}
+DIRECTORY = {"path": "a", "state": "directory", "mode": "0750"}
+LINK = {"path": "link", "state": "link", "target": "a/file"}
+
+
+def test_it_makes_what_is_missing_and_then_nothing(run, tmp_path):
+    said = run(DIRECTORY, FILE, LINK)
+    assert said["changed_paths"] == [str(tmp_path / name) for name in ("a", "a/file", "link")]
+    assert (tmp_path / "link").read_text() == "one\n"
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/file")] == [0o750, 0o640]
+    again = run(DIRECTORY, FILE, LINK)
+    assert (again["changed"], again["changed_paths"], again["diff"]) == (False, [], [])
+
+
+def test_check_mode_tells_the_truth_and_changes_nothing(run, tmp_path):
+    said = run(DIRECTORY, FILE, LINK, check=True)
+    assert len(said["changed_paths"]) == 3 and not list(tmp_path.iterdir())
+    run(DIRECTORY, FILE, LINK)
+    said = run(DIRECTORY, {**FILE, "content": "two\n"}, LINK, check=True)
+    assert said["changed_paths"] == [str(tmp_path / "a/file")]
+    [diff] = said["diff"]
+    assert (diff["before"], diff["after"]) == ("one\n", "two\n")
+    assert (tmp_path / "a/file").read_text() == "one\n"
+
+
+def test_a_mode_alone_is_a_change(run, tmp_path):
+    run(DIRECTORY, FILE)
+    said = run(DIRECTORY, {**FILE, "mode": "0600"})
+    assert said["changed_paths"] == [str(tmp_path / "a/file")]
+    assert (tmp_path / "a/file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(run, tmp_path):
+    (tmp_path / "elsewhere").write_text("somebody's\n")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/file").symlink_to(tmp_path / "elsewhere")
+    assert run(FILE)["changed"]
+    assert not (tmp_path / "a/file").is_symlink() and (tmp_path / "elsewhere").read_text() == "somebody's\n"
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["file"]
+
+
+def test_a_link_that_leads_elsewhere_is_led_to_its_target(run, tmp_path):
+    (tmp_path / "link").symlink_to("old")
+    assert run(LINK)["changed"]
+    assert (tmp_path / "link").readlink() == Path("a/file")
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"path": "x", "mode": "0644"}, "is a file without content"),
+        ({"path": "x", "state": "link"}, "is a link without a target"),
+        ({"path": "x", "content": ""}, "has no mode"),
+        ({"path": ".", "content": "", "mode": "0644"}, "is a directory, and shall be a file"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is(run, tmp_path, entry, text):
+    said = run(DIRECTORY, entry)
+    assert said["failed"] and text in said["msg"]
+    assert not (tmp_path / "a").exists()
