@@ -66,6 +66,7 @@ changed_paths:
 
 import os  # noqa: E402
 import tempfile  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
@@ -84,22 +85,19 @@ def problem(entry: dict, is_directory: bool) -> str | None:
     return None
 
 
-def _read(path: str) -> str | None:
+def _read(path: Path) -> str | None:
     """The text of a file; None where there is none, or a link."""
-    if os.path.islink(path) or not os.path.isfile(path):
-        return None
-    with open(path, "rb") as file:
-        return file.read().decode(errors="surrogateescape")
+    return path.read_bytes().decode(errors="surrogateescape") if path.is_file() and not path.is_symlink() else None
 
 
 def make_file(module: AnsibleModule, entry: dict) -> bool:
     """Write the file where its text is another; says whether it is."""
-    path, text = entry["path"], entry["content"]
-    before = _read(path)
-    if before == text:
+    path, text = Path(entry["path"]), entry["content"]
+    if _read(path) == text:
         return False
     if not module.check_mode:
-        descriptor, temporary = tempfile.mkstemp(prefix=".ansible-", dir=os.path.dirname(path))
+        descriptor, name = tempfile.mkstemp(prefix=".ansible-", dir=path.parent)
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text.encode(errors="surrogateescape"))
@@ -107,56 +105,55 @@ def make_file(module: AnsibleModule, entry: dict) -> bool:
                 os.fsync(file.fileno())
             # Before it has its name: a secret is never readable for others, not for a moment.
             module.set_fs_attributes_if_different(_attributes(module, entry, temporary), False)
-            os.rename(temporary, path)
+            temporary.rename(path)
         except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
     return True
 
 
 def make_directory(module: AnsibleModule, entry: dict) -> bool:
     """Make the directory where there is none, its parents included; says whether there is none."""
-    if os.path.isdir(entry["path"]):
+    path = Path(entry["path"])
+    if path.is_dir():
         return False
     if not module.check_mode:
-        os.makedirs(entry["path"], int(entry["mode"], 8))
+        path.mkdir(int(entry["mode"], 8), parents=True)
     return True
 
 
 def make_link(module: AnsibleModule, entry: dict) -> bool:
     """Lead the link to its target; says whether it led elsewhere, or was none."""
-    path, target = entry["path"], entry["target"]
-    if os.path.islink(path) and os.readlink(path) == target:
+    path, target = Path(entry["path"]), entry["target"]
+    if path.is_symlink() and str(path.readlink()) == target:
         return False
     if not module.check_mode:
-        temporary = f"{path}.new"
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        os.symlink(target, temporary)
-        os.rename(temporary, path)
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.rename(path)
     return True
 
 
 MAKE = {"file": make_file, "directory": make_directory, "link": make_link}
 
 
-def _attributes(module: AnsibleModule, entry: dict, path: str) -> dict:
+def _attributes(module: AnsibleModule, entry: dict, path: Path) -> dict:
     wanted = {name: entry[name] for name in ("owner", "group", "mode")}
-    return module.load_file_common_arguments({**wanted, "path": path}, path)
+    return module.load_file_common_arguments({**wanted, "path": str(path)}, str(path))
 
 
 def make(module: AnsibleModule, entry: dict) -> tuple[bool, dict | None]:
     """Make one entry; gives whether it was not as it should be, and what `--diff` shows of it."""
-    path = entry["path"]
+    path = Path(entry["path"])
     before = _read(path) if entry["state"] == "file" else None
     changed = MAKE[entry["state"]](module, entry)
     diff = None
     if changed:
         after = entry["content"] if entry["state"] == "file" else f"{entry['state']} {entry['target'] or ''}\n"
-        diff = {"before_header": path, "after_header": path, "before": before or "", "after": after}
+        diff = {"before_header": str(path), "after_header": str(path), "before": before or "", "after": after}
     # In check mode a new entry has no owner yet.
-    if entry["state"] != "link" and os.path.lexists(path) and not (changed and module.check_mode):
+    if entry["state"] != "link" and not (changed and module.check_mode):
         changed = module.set_fs_attributes_if_different(_attributes(module, entry, path), changed)
     return changed, diff
 
@@ -177,8 +174,8 @@ def main() -> None:
     )
     entries = module.params["entries"]
     for entry in entries:
-        is_directory = os.path.isdir(entry["path"]) and not os.path.islink(entry["path"])
-        if text := problem(entry, is_directory):
+        path = Path(entry["path"])
+        if text := problem(entry, path.is_dir() and not path.is_symlink()):
             module.fail_json(msg=text)
     paths, diffs = [], []
     for entry in entries:
