@@ -372,6 +372,16 @@ def test_a_directory_of_the_laptop_leads_to_the_release(release):
     assert completed("process", [step("/tmp")])[1].storage.pull_steps == [step("/tmp")]  # noqa: S108  it is there
 
 
+def test_a_directory_that_cannot_even_be_looked_at_leads_to_the_release(release, monkeypatch):
+    """The unit that deploys has ProtectHome=yes."""
+
+    def closed(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    assert completed("process", [step("/home/ada/flows")])[1].storage.pull_steps == LEADS_TO_RELEASE
+
+
 def test_a_container_gets_the_image_of_the_release(release, monkeypatch):
     monkeypatch.setenv("FLOWS_IMAGE", "prefect-flows:abc")
     added, one = completed("docker")

@@ -188,6 +188,14 @@ def with_pool(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "work_pool": {**pool, "name": os.environ["FLOWS_POOL"]}}
 
 
+def is_here(directory: str) -> bool:
+    """Whether this host has a directory; homes are closed to the unit that deploys, as they are to workers."""
+    try:
+        return Path(directory).is_dir()
+    except OSError:
+        return False
+
+
 def lead_to_release(deployment: RunnerDeployment) -> list[str]:
     """Let the pull steps lead to the release, where they lead nowhere else."""
     steps = copy.deepcopy(deployment.storage.pull_steps or [])
@@ -199,7 +207,7 @@ def lead_to_release(deployment: RunnerDeployment) -> list[str]:
         if directory == here:
             # What `prefect deploy` adds by itself when there is no pull step.
             added.append("pull step")
-        elif isinstance(directory, str) and directory.startswith("/") and not Path(directory).exists():
+        elif isinstance(directory, str) and directory.startswith("/") and not is_here(directory):
             # What `prefect init` writes: a directory of the machine on which somebody wrote the file.
             added.append(f'the release as directory of the pull step, instead of "{directory}", which is not there')
         else:
