@@ -104,6 +104,10 @@ class Restore:
                 self._take_back(journal)
                 raise
             facts = self._switch(journal, renames, request)
+            if journal.aside:
+                # Not before: until the swap it may come back to its place.
+                kept = f"the broken one is kept in {journal.aside}; remove it when nobody needs it any more"
+                self.report.say(f"      {kept}")
             undo = self._undo_of_this()
             facts |= self._prove(request)
         made = {"backup": plan.backup.id, "repository": plan.backup.repository, "undo": undo}
@@ -134,7 +138,6 @@ class Restore:
             journal.save(self.state)
             self.stack.set_aside(Path(journal.aside))
             self.stack.start_postgres(self.postgres)
-        self.report.say(f"      the broken one is kept in {journal.aside}; remove it when nobody needs it any more")
 
     def _build(self, plan: Plan, journal: Journal) -> None:
         """The backup as a new database beside the live one, proven."""
