@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import enum
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,7 +262,8 @@ class Report:
 
     def write(self, verdict: Verdict, holds: float) -> None:
         """Say it to Docker and, where the reason is another one than before, to the log."""
-        until = time.clock_gettime(time.CLOCK_BOOTTIME) + holds
+        # The clock that a shell can read, too.
+        until = float(Path("/proc/uptime").read_text().split()[0]) + holds
         new = self._path.with_suffix(".new")
         new.write_text(f"{until:.0f} {verdict.word} {verdict.reason}\n")
         new.replace(self._path)

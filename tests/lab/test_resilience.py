@@ -316,7 +316,7 @@ def test_stop_means_stop_and_the_worker_waits_for_the_server(vps: Vps, fault: An
         said = "journalctl --unit prefect-stack --lines 1 --output cat"
         until(
             "a start that fails",
-            lambda: "" if "Tried again in 15 s." in (it := vps.ssh(said).stdout) else it,
+            lambda: "" if "Tried again in 15 s." in (it := vps.ssh(said).stdout) else it or "nothing",
             BACK_LIMIT,
         )
         vps.ssh(f"docker start {' '.join(CONTAINERS)} && systemctl stop prefect-stack")
