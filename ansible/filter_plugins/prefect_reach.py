@@ -116,7 +116,7 @@ def prefect_reach_problems(failures: list[dict[str, str]]) -> list[str]:
     for issuer, hosts in untrusted.items():
         maker = f"made by {_quoted(issuer)}" if issuer else "of an authority"
         problems.append(
-            f"it does not trust the certificates with which {_listed(list(dict.fromkeys(hosts)))} answer there, {maker}; if that "
+            f"it does not trust the certificates that it is shown for {_listed(list(dict.fromkeys(hosts)))}, {maker}; if that "
             "is your company's inspection of TLS, put the authority's PEM file into host_extra_ca_certificates"
         )
     return problems

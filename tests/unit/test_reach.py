@@ -168,7 +168,7 @@ def test_a_network_that_inspects_tls(serve, asking):
     url = serve()
     wrong = asking(trust=False).endpoint("registry", [f"{url}/v2/"]) + asking(trust=False).index(url, "uv")
     assert reach.prefect_reach_problems(wrong) == [
-        'it does not trust the certificates with which "127.0.0.1" answer there, made by "CN=Inspection of Example Ltd"; if '
+        'it does not trust the certificates that it is shown for "127.0.0.1", made by "CN=Inspection of Example Ltd"; if '
         "that is your company's inspection of TLS, put the authority's PEM file into host_extra_ca_certificates"
     ]
 
