@@ -80,6 +80,10 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 HREF = re.compile(r"""<a\s[^>]*href=["']([^"'#]+)""", re.IGNORECASE)
 
 
+#: Seconds for the second try of what did not answer in time: an index behind an inspecting proxy took 12 s (measured).
+PATIENCE = 45.0
+
+
 def trusting(authorities: list[str]) -> ssl.SSLContext:
     """What the host trusts now, and these authorities."""
     context = ssl.create_default_context()
@@ -97,34 +101,38 @@ def failure(host: str, kind: str, text: Any, certificate: str = "") -> dict[str,
 class Asking:
     """Requests with one set of authorities and one time limit."""
 
-    def __init__(self, context: ssl.SSLContext, timeout: float) -> None:
+    def __init__(self, context: ssl.SSLContext, timeout: float, patience: float = PATIENCE) -> None:
         self.context = context
         self.timeout = timeout
+        self.patience = patience
 
     def get(self, url: str, proxy: str = "") -> tuple[str, dict[str, str] | None]:
         """The beginning of an answer as text, and what went wrong, if anything did, also a second time."""
-        text, wrong = self._once(url, proxy)
-        if wrong and wrong["kind"] in ("name", "way", "status"):
+        text, wrong = self._once(url, proxy, self.timeout)
+        if wrong and wrong["kind"] in ("name", "way", "slow", "status"):
             time.sleep(1)
-            text, wrong = self._once(url, proxy)
+            # One that takes connections and is only slow, such as an inspecting proxy, has more time.
+            text, wrong = self._once(url, proxy, self.patience if wrong["kind"] == "slow" else self.timeout)
+        if wrong and wrong["kind"] == "slow":
+            wrong["kind"] = "way"
         return text, wrong
 
-    def _once(self, url: str, proxy: str) -> tuple[str, dict[str, str] | None]:
+    def _once(self, url: str, proxy: str, timeout: float) -> tuple[str, dict[str, str] | None]:
         host = urlsplit(url).hostname or url
         proxies = urllib.request.ProxyHandler({"https": proxy, "http": proxy} if proxy else None)
         opener = urllib.request.build_opener(proxies, urllib.request.HTTPSHandler(context=self.context))
         request = urllib.request.Request(url, headers={"User-Agent": "prefect-kit", "Accept": "text/html, */*"})
         try:
-            with opener.open(request, timeout=self.timeout) as answer:
+            with opener.open(request, timeout=timeout) as answer:
                 return answer.read(200_000).decode(errors="replace"), None
         except urllib.error.HTTPError as error:
             return "", None if error.code == 401 else failure(host, "status", f"{error.code} {error.reason}")
         except urllib.error.URLError as error:
-            return "", self._failure(url, host, error.reason)
+            return "", self._failure(url, host, error.reason, timeout)
         except (OSError, ValueError) as error:
-            return "", self._failure(url, host, error)
+            return "", self._failure(url, host, error, timeout)
 
-    def _failure(self, url: str, host: str, reason: Any) -> dict[str, str]:
+    def _failure(self, url: str, host: str, reason: Any, timeout: float) -> dict[str, str]:
         if isinstance(reason, ssl.SSLCertVerificationError):
             certificate = ""
             with contextlib.suppress(OSError):
@@ -133,7 +141,9 @@ class Asking:
         if isinstance(reason, socket.gaierror):
             return failure(host, "name", reason.strerror)
         if isinstance(reason, TimeoutError):
-            return failure(host, "way", f"no answer within {self.timeout:.0f} s")
+            # Connected, if it was the handshake or the answer that took too long.
+            kind = "slow" if re.search("handshake|read operation", str(reason)) else "way"
+            return failure(host, kind, f"no answer within {timeout:.0f} s")
         return failure(host, "way", getattr(reason, "strerror", None) or reason)
 
     def endpoint(self, name: str, urls: list[str], proxy: str = "") -> list[dict[str, str]]:

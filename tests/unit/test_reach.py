@@ -45,6 +45,8 @@ host = load("filter_plugins/prefect_host.py")
 
 class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path.startswith("/slow/"):
+            threading.Event().wait(1)
         status = int(self.path.strip("/").partition("/")[0] or 200) if self.path[1:4].isdigit() else 200
         self.send_response(status)
         self.end_headers()
@@ -109,7 +111,9 @@ def asking(authority, monkeypatch) -> Callable[..., Any]:
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    return lambda trust=True, timeout=3: module.Asking(module.trusting([authority[0]] if trust else []), timeout)
+    return lambda trust=True, timeout=3, patience=3: module.Asking(
+        module.trusting([authority[0]] if trust else []), timeout, patience
+    )
 
 
 def closed_port() -> int:
@@ -160,8 +164,15 @@ def test_a_server_that_says_nothing(asking):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        (wrong,) = asking(timeout=1).endpoint("registry", [f"https://127.0.0.1:{silent.getsockname()[1]}/v2/"])
+        (wrong,) = asking(timeout=0.5, patience=1).endpoint(
+            "registry", [f"https://127.0.0.1:{silent.getsockname()[1]}/v2/"]
+        )
     assert (wrong["kind"], wrong["text"]) == ("way", "no answer within 1 s")
+
+
+def test_an_index_that_is_only_slow(serve, asking):
+    url = serve()
+    assert asking(timeout=0.3, patience=5).endpoint("registry", [f"{url}/slow/"]) == []
 
 
 def test_a_network_that_inspects_tls(serve, asking):
