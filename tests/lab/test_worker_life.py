@@ -100,7 +100,7 @@ def _programs(vps) -> str:
     return vps.ssh("pgrep --list-full '^sleep$' | grep 3133 || true").stdout
 
 
-def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, vps):
+def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, vps, inventory_directory):
     """The playbook restarts a worker whose configuration has changed; the run that is under way is Completed.
 
     It then sees the device that it has been given and no other; and of the workers that the inventory does not have, the
@@ -130,6 +130,7 @@ def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, 
         "/etc/prefect/workers/by-hand.env\n"
     )
     vps.ssh("rm /etc/prefect/workers/by-hand.env")
+    (inventory_directory / "secrets/users/worker-general-9").unlink()
     assert playbook("site.yml", "--tags", "workers").recap["changed"] == 0
 
 
