@@ -77,6 +77,8 @@ from urllib.parse import urljoin, urlsplit  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+# A name server that is slow for once, or a mirror that is being restarted, is no reason to refuse.
+TRIES = 3
 HREF = re.compile(r"""<a\s[^>]*href=["']([^"'#]+)""", re.IGNORECASE)
 
 
@@ -102,10 +104,13 @@ class Asking:
         self.timeout = timeout
 
     def get(self, url: str, proxy: str = "") -> tuple[str, dict[str, str] | None]:
-        """The beginning of an answer as text, and what went wrong, if anything did, also a second time."""
+        """The beginning of an answer as text, and what went wrong, if anything did, each of several times."""
         text, wrong = self._once(url, proxy)
-        if wrong and wrong["kind"] in ("name", "way", "status"):
-            time.sleep(1)
+        for _ in range(TRIES - 1):
+            # A certificate is no other a moment later.
+            if not wrong or wrong["kind"] == "certificate":
+                break
+            time.sleep(2)
             text, wrong = self._once(url, proxy)
         return text, wrong
 
@@ -168,7 +173,9 @@ def mirrors(module: AnsibleModule, timeout: int) -> list[dict[str, str]]:
     code, said, _ = module.run_command(["apt-get", "--print-uris", "update"])
     uris = re.findall(r"^'(https?://[^']+)'", said, re.MULTILINE) if code == 0 else []
     first = {urlsplit(uri).hostname: uri for uri in reversed(uris)}
-    options = [f"-oAcquire::{kind}::Timeout={timeout}" for kind in ("http", "https")] + ["-oAcquire::Retries=0"]
+    options = [f"-oAcquire::{kind}::Timeout={timeout}" for kind in ("http", "https")] + [
+        f"-oAcquire::Retries={TRIES - 1}"
+    ]
     place = tempfile.mkdtemp(prefix="prefect-reach-")
     try:
         wrong = []
