@@ -99,7 +99,7 @@ def preflight(bare: Vps) -> Callable[..., PlaybookRun]:
 
     def run(directory: Path, *arguments: str) -> PlaybookRun:
         before = state(bare, directory)
-        done = run_playbook(directory, "site.yml", *arguments, timeout=120)
+        done = run_playbook(directory, "site.yml", *arguments, timeout=300)
         after = state(bare, directory)
         assert set(before[0].splitlines()) ^ set(after[0].splitlines()) == set()
         assert before[1] == after[1]
