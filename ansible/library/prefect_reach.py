@@ -77,6 +77,8 @@ from urllib.parse import urljoin, urlsplit  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+# A name server that is slow for once, or a mirror that is being restarted, is no reason to refuse.
+TRIES = 3
 HREF = re.compile(r"""<a\s[^>]*href=["']([^"'#]+)""", re.IGNORECASE)
 
 
@@ -107,10 +109,13 @@ class Asking:
         self.patience = patience
 
     def get(self, url: str, proxy: str = "") -> tuple[str, dict[str, str] | None]:
-        """The beginning of an answer as text, and what went wrong, if anything did, also a second time."""
+        """The beginning of an answer as text, and what went wrong, if anything did, each of several times."""
         text, wrong = self._once(url, proxy, self.timeout)
-        if wrong and wrong["kind"] in ("name", "way", "slow", "status"):
-            time.sleep(1)
+        for _ in range(TRIES - 1):
+            # A certificate is no other a moment later.
+            if not wrong or wrong["kind"] == "certificate":
+                break
+            time.sleep(2)
             # One that takes connections and is only slow, such as an inspecting proxy, has more time.
             text, wrong = self._once(url, proxy, self.patience if wrong["kind"] == "slow" else self.timeout)
         if wrong and wrong["kind"] == "slow":
@@ -178,7 +183,8 @@ def mirrors(module: AnsibleModule, timeout: int) -> list[dict[str, str]]:
     code, said, _ = module.run_command(["apt-get", "--print-uris", "update"])
     uris = re.findall(r"^'(https?://[^']+)'", said, re.MULTILINE) if code == 0 else []
     first = {urlsplit(uri).hostname: uri for uri in reversed(uris)}
-    options = [f"-oAcquire::{kind}::Timeout={timeout}" for kind in ("http", "https")] + ["-oAcquire::Retries=0"]
+    options = [f"-oAcquire::{kind}::Timeout={timeout}" for kind in ("http", "https")]
+    options.append(f"-oAcquire::Retries={TRIES - 1}")
     place = tempfile.mkdtemp(prefix="prefect-reach-")
     try:
         wrong = []

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
-
-from tests.lab.vps.playbook import REPOSITORY
 
 
 def test_first_run_reaches_the_end(vps, first_run, door):
@@ -119,17 +116,3 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, door):
     assert 'NOTE: the account "worker-second" is not in the inventory' in removed.joined
     assert door.get("/api/admin/version", user="grace").status_code == 401
     assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0
-
-
-def test_the_bench_in_its_short_form(vps, door):
-    """Not for its figures: that it still works, and leaves nothing behind."""
-    done = subprocess.run(
-        [REPOSITORY / "scripts/bench", "pickup", "--short", "--vps", vps.name],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert "the kit's worker" in done.stdout and "prefect worker start" in done.stdout
-    assert door.get("/api/work_pools/stock").status_code == 404
