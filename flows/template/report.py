@@ -13,10 +13,10 @@ def fetch(day: date, token: Secret) -> int:
 
 
 @flow
-def report(days: int = 1, token: str = "report-token") -> int:
-    """Add up the numbers of the last days. `token` names a Secret block (UI: Blocks, +, Secret); it is not the secret."""
-    secret = Secret.load(token)
-    total = sum(fetch(date.today() - timedelta(days=back), secret) for back in range(days))
+def report(days: int = 1, block: str = "report-token") -> int:
+    """Add up the numbers of the last days. `block` names a Secret block (UI: Blocks, +, Secret) with the token."""
+    token = Secret.load(block)
+    total = sum(fetch(date.today() - timedelta(days=back), token) for back in range(days))
     get_run_logger().info("%s day(s): %s", days, total)
     return total
 
