@@ -23,13 +23,13 @@ from tests.lab.vps.vps import Vps
 
 NAME = "newcomer"
 DOMAIN = "flows.example.test"
-FLOW = '''
+FLOW = """
 from prefect import flow, get_run_logger
 
 @flow
 def mine(name: str = "nobody"):
     get_run_logger().info("hello %s", name)
-'''
+"""
 
 
 class Newcomer:
