@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -37,6 +38,13 @@ Aloud = Callable[[str], AbstractContextManager[None]]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files in the order of their shards, others before them; within one, as they are written."""
     items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Print a failure when it happens: a shard's own report of it comes after half an hour."""
+    if report.failed:
+        print(f"\n--- {report.nodeid} failed in its {report.when}\n{report.longreprtext}", file=sys.__stderr__, flush=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
