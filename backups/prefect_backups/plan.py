@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from . import choose, manifest, repositories
+from . import choose, manifest, repositories, schema
 from .errors import Code, Failure
 from .postgres import LIVE, OURS, Postgres
 from .progress import Report, size
@@ -84,11 +84,7 @@ class Planner:
                 unknown where it is down.
             tolerated: databases of ours that may have no mark yet.
         """
-        chosen = choose.pick(self.backups(request.repository, request.initial), request.id, request.before)
-        known = repositories.find(self.settings, repositories.ALL)
-        repository = next(one for one in known if one.name == chosen.repository)
-        facts = manifest.Manifest.from_json(repository.read(chosen, manifest.path(self.settings)))
-        plan = Plan(chosen, facts, repository, self.stack.prefect_version(), "missing", None, None)
+        plan = self._choose(request)
         self._check_versions(plan)
         if not request.new_cluster and self._up(plan, touch):
             self.postgres.refuse_foreign("restore", *(name for name in OURS if name not in tolerated))
@@ -114,6 +110,29 @@ class Planner:
             else "Postgres's data are gone: a new cluster is made first"
         )
         return False
+
+    def _choose(self, request: Request) -> Plan:
+        """The backup that is meant. Without an id: the newest one of a database that had all its tables.
+
+        The newest of all may be the safety backup that a restore has made of the very damage that it was to mend.
+        """
+        known = {one.name: one for one in repositories.find(self.settings, repositories.ALL)}
+        backups, here, notes = self.backups(request.repository, request.initial), self.stack.prefect_version(), []
+        while True:
+            chosen = choose.pick(backups, request.id, request.before)
+            repository = known[chosen.repository]
+            facts = manifest.Manifest.from_json(repository.read(chosen, manifest.path(self.settings)))
+            lost = schema.lacks(facts.tables) if facts.prefect == here else []
+            if request.id is not None or not lost:
+                return Plan(chosen, facts, repository, here, "missing", None, None, notes)
+            notes.append(f"{chosen.id} ({chosen.kind}) is newer, but the database had no table {', '.join(lost)} then")
+            backups = [one for one in backups if one.id != chosen.id]
+            if not backups:
+                raise Failure(
+                    Code.NOT_FOUND,
+                    f"there is no backup of a database with all its tables; {notes[0]}",
+                    f"that one all the same: prefect-restore --id {chosen.id}; or other repositories: --from all",
+                )
 
     def _check_versions(self, plan: Plan) -> None:
         made, here = plan.manifest.prefect, plan.prefect

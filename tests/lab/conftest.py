@@ -44,7 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Print a failure when it happens: a shard's own report of it comes after half an hour."""
     if report.failed:
-        print(f"\n--- {report.nodeid} failed in its {report.when}\n{report.longreprtext}", file=sys.__stderr__, flush=True)
+        print(
+            f"\n--- {report.nodeid} failed in its {report.when}\n{report.longreprtext}", file=sys.__stderr__, flush=True
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.lab.conftest import Aloud, Door
 from tests.lab.vps import images, inventory
-from tests.lab.vps.playbook import PlaybookRun
+from tests.lab.vps.playbook import STACK_EFFECTS, PlaybookRun
 from tests.lab.vps.vps import Vps
 
 NAME = "worker-a"
@@ -28,7 +28,7 @@ WORKERS = [{"name": "far-1", "pool": "general", "limit": 2}, {"name": "far-2", "
 # Neither has anything to do with other hosts, and a run takes long enough.
 QUICKLY = ("--skip-tags", "docker,backups")
 RUN_SECONDS = 60  # longer than to start the runs, and the cut
-EFFECTS = ("Apply the stack", "Note what it runs with", "Write the recovery kit")
+EFFECTS = (*STACK_EFFECTS, "Write the recovery kit")
 CUT_SECONDS = 40
 LONG_CUT_SECONDS = 150  # workers_crash_seconds is 90 in the lab
 BACK_WITHIN = 90  # seconds from the end of that until what has been given up has ended

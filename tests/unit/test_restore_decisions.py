@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from prefect_backups import choose, cli_restore, lock, repositories, settings
+from prefect_backups import choose, cli_restore, lock, manifest, plan, repositories, schema, settings
 from prefect_backups.decide import possible
 from prefect_backups.errors import Code, Failure
 from prefect_backups.journal import Journal
@@ -319,3 +321,68 @@ def test_a_size_is_said_in_words() -> None:
         "73 MB",
         "12.3 GB",
     ]
+
+
+# --- the newest backup that a server can serve -------------------------------------------------------------------
+
+
+class _Repository:
+    """As much of a repository as a plan reads: its name, and the manifest of each backup."""
+
+    name = "local"
+
+    def __init__(self, tables: dict[str, set[str]]) -> None:
+        self._tables = tables
+
+    def read(self, backup: Backup, _: str) -> str:
+        facts = manifest.Manifest(
+            id=backup.id, created="", kind=backup.kind, kit="", prefect="3.8.8", postgres="17", revision="r",
+            tables={name: manifest.Table(1) for name in self._tables[backup.id]},
+            database_bytes=0, dump_bytes=0, dump_seconds=0.0,
+        )  # fmt: skip
+        return facts.to_json()
+
+
+def _planner(monkeypatch, lost: dict[str, set[str]]) -> plan.Planner:
+    """The backups of HOURLY, each of a database that had lost some tables."""
+    whole = set(schema.TABLES)
+    repository = _Repository({one.id: whole - lost.get(one.id, set()) for one in HOURLY})
+    stack = SimpleNamespace(prefect_version=lambda: "3.8.8")
+    planner = plan.Planner(SimpleNamespace(), None, stack, None)
+    monkeypatch.setattr(plan.repositories, "find", lambda settings, name: [repository])
+    monkeypatch.setattr(plan.manifest, "path", lambda settings: "/manifest")
+    monkeypatch.setattr(planner, "backups", lambda name, initial: HOURLY)
+    return planner
+
+
+def test_the_newest_is_the_newest_of_a_database_with_all_its_tables(monkeypatch):
+    """A restore's safety backup of the very damage is the newest of all."""
+    made = _planner(monkeypatch, {HOURLY[0].id: {"flow_run"}})._choose(plan.Request())
+    assert made.backup is HOURLY[1]
+    assert made.notes == [f"{HOURLY[0].id} ({HOURLY[0].kind}) is newer, but the database had no table flow_run then"]
+    assert _planner(monkeypatch, {})._choose(plan.Request()).backup is HOURLY[0]
+
+
+def test_an_id_is_what_was_asked_for(monkeypatch):
+    made = _planner(monkeypatch, {HOURLY[0].id: {"flow_run"}})._choose(plan.Request(id=HOURLY[0].id))
+    assert (made.backup, made.notes) == (HOURLY[0], [])
+
+
+def test_backups_that_all_lack_a_table_are_refused_with_the_way_to_one(monkeypatch):
+    planner = _planner(monkeypatch, {one.id: {"log"} for one in HOURLY})
+    with pytest.raises(Failure) as refusal:
+        planner._choose(plan.Request())
+    assert refusal.value.code is Code.NOT_FOUND
+    assert "there is no backup of a database with all its tables" in refusal.value.fact
+    assert f"prefect-restore --id {HOURLY[-1].id}" in refusal.value.hint
+
+
+def test_the_tables_are_those_that_the_server_is_watched_for():
+    source = (Path(__file__).resolve().parents[2] / "compose/server/health.py").read_text()
+    module = ast.parse(source)
+    [listed] = [
+        node.value
+        for node in module.body
+        if isinstance(node, ast.Assign) and [getattr(one, "id", "") for one in node.targets] == ["TABLES"]
+    ]
+    assert ast.literal_eval(listed) == schema.TABLES

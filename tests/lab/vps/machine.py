@@ -23,7 +23,7 @@ WITHHELD = {"SYS_MODULE", "SYS_TIME"}
 
 # What runs before systemd, as PID 1 itself: `exec` keeps the process.
 # - Shared mounts, or systemd credentials (LoadCredential=) silently have no directory.
-# - Plain files where Docker mounts its own, so that the host's name can be changed, and a name server with an
+# - Plain files where Docker mounts its own (with what a snapshot's VPS had there besides, since an image has them empty), so that the host's name can be changed, and a name server with an
 #   address: Docker's own (127.0.0.11) lives in packet filter rules that a firewall's reload takes away, and a
 #   Docker engine inside would not hand it on to its containers.
 # - A boot id of its own for each boot: the kernel's is the machine's, and a reboot would show nowhere.
@@ -35,7 +35,7 @@ mount --make-rshared /
 for file in hostname hosts resolv.conf; do
     content=$(cat /etc/$file)
     umount /etc/$file
-    test -s /etc/$file || printf '%s\\n' "$content" > /etc/$file
+    test -s /etc/$file || { printf '%s\\n' "$content" > /etc/$file; cat /var/lib/prefect-lab/$file >> /etc/$file; } 2> /dev/null
 done
 printf 'nameserver %s\\n' "$LAB_DNS" > /etc/resolv.conf
 cat /proc/sys/kernel/random/uuid > /run/lab-boot-id

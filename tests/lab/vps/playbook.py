@@ -12,6 +12,15 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[3]
 ANSIBLE = REPOSITORY / "ansible"
 RECAP_LINE = re.compile(r"^(\S+)\s+: (ok=\d+ .*)$", re.MULTILINE)
+# Tasks of the role stack that put changed files into effect.
+STACK_EFFECTS = frozenset(
+    (
+        "Apply the changes of the stack",
+        "Wait until it is healthy (at most stack_start_timeout)",
+        "Keep what it runs with, for the day on which a change does not work",
+        "Note what it runs with",
+    )
+)
 HEADING = re.compile(r"(?:TASK|RUNNING HANDLER) \[(?:[\w-]+ : )?(.+)\] \*")
 
 

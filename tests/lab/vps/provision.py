@@ -10,7 +10,7 @@ from . import inventory, snapshot
 from .engine import docker
 from .images import LabImages, content_hash
 from .playbook import REPOSITORY, run_playbook
-from .shell import LabError, locked, step, write_whole
+from .shell import LabError, locked, run, step, write_whole
 from .snapshot import Snapshot
 from .vps import Vps, volumes
 
@@ -25,7 +25,9 @@ BUILDER = "snapshot"
 def deployed_content(images: LabImages) -> str:
     """16 hexadecimal digits that change with all that a provisioned VPS of the lab is made of."""
     settings = inventory.as_yaml(inventory.group_variables(DOMAIN, images))
-    return content_hash([REPOSITORY / folder for folder in DEPLOYED], [images.vps, settings])
+    # RECOVERY.md names the commit.
+    commit = run(["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"], check=False).stdout
+    return content_hash([REPOSITORY / folder for folder in DEPLOYED], [images.vps, settings, commit])
 
 
 def ensure(images: LabImages) -> Snapshot:
@@ -58,6 +60,8 @@ def _make(wanted: Snapshot, images: LabImages) -> None:
             run = run_playbook(wanted.inventory, "site.yml", timeout=SECONDS_TO_PROVISION)
         if run.returncode:
             raise LabError(f"site.yml failed on a bare VPS:\n{run.stdout[-8000:]}", "read the end of its output above")
+        # An image has none of the files that Docker mounts; machine.INIT adds this to a copy's.
+        vps.ssh("mkdir --parents /var/lib/prefect-lab && grep '# prefect$' /etc/hosts > /var/lib/prefect-lab/hosts")
         with step(f"shutting {BUILDER} down"):
             docker("stop", vps.container)
         wanted.keep(vps.container, volumes(vps.name), asdict(run), images.outsider)
