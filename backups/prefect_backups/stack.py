@@ -22,6 +22,8 @@ SERVER = "prefect-server"
 CADDY = "prefect-caddy"
 #: Of Postgres's data.
 VOLUME = "prefect_postgres"
+# Where systemd keeps what was enabled.
+UNITS = Path("/etc/systemd/system")
 WORKERS = ("prefect-worker@*.service", "prefect-docker-worker@*.service")
 #: What a docker worker gives the container of a flow run.
 RUN_LABEL = "io.prefect.flow-run-id"
@@ -93,14 +95,8 @@ class Stack:
 
     def enabled_workers(self) -> list[str]:
         """Units of workers that start at boot."""
-        # Its exit code is 1 where there are none.
-        said = subprocess.run(
-            ["systemctl", "list-unit-files", "--output=json", "--state=enabled", *WORKERS],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        return sorted(unit["unit_file"] for unit in json.loads(said or "[]") if "@." not in unit["unit_file"])
+        # By their links: `systemctl list-unit-files` names the template only, and not its enabled instances.
+        return sorted({link.name for pattern in WORKERS for link in UNITS.glob(f"*.wants/{pattern}")})
 
     def down_workers(self) -> list[str]:
         """Units of workers that start at boot, and do not run now; one that is just stopping may be being restarted."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, space, verify
+from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, space, stack, verify
 from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
 from prefect_backups.manifest import Manifest, Table
@@ -635,3 +635,15 @@ def test_a_terminal_that_is_gone_changes_no_exit_code(end, code):
     done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=writer, env=environment)
     os.close(writer)
     assert done.returncode == code
+
+
+def test_enabled_workers_are_instances_and_not_their_template(tmp_path, monkeypatch):
+    """`systemctl list-unit-files --state=enabled` lists no instance (seen with systemd 257), so a dead worker was well."""
+    wants = tmp_path / "multi-user.target.wants"
+    wants.mkdir()
+    for name in ("prefect-worker@general-1.service", "prefect-docker-worker@c.service", "ssh.service"):
+        (wants / name).symlink_to("/etc/systemd/system/x@.service")
+    (tmp_path / "prefect-worker@.service").touch()
+    monkeypatch.setattr(stack, "UNITS", tmp_path)
+    found = stack.Stack(None).enabled_workers()
+    assert found == ["prefect-docker-worker@c.service", "prefect-worker@general-1.service"]
