@@ -163,7 +163,7 @@ class Runs:
 
     def logged(self, run: str, text: str, limit: float = 30) -> None:
         """Wait until a text stands in the logs of a run."""
-        until(f'"{text}" in the logs', lambda: "" if text in self.said(run) else self.said(run), limit)
+        until(f'"{text}" in the logs', lambda: "" if text in self.said(run) else self.said(run) or "no logs", limit)
 
     def forget(self, deployment: str) -> None:
         """Remove a deployment, and then its runs: a schedule would make new ones."""
