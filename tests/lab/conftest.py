@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -167,8 +168,7 @@ def host(vps: Vps) -> Host:
 
 def host_of(vps: Vps) -> Host:
     """Testinfra's view of any VPS of the lab, by the lab's key and that VPS's own host key."""
-    options = f"-o UserKnownHostsFile={vps.known_hosts} -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
-    return testinfra.get_host(f"ssh://root@{vps.address}", ssh_identity_file=str(vps.key), ssh_extra_args=options)
+    return testinfra.get_host(f"ssh://root@{vps.address}", ssh_extra_args=shlex.join(vps.shared_options()))
 
 
 # --- the playbook ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
@@ -29,6 +30,8 @@ from .snapshot import Snapshot, copy_volume
 LABEL = "prefect-lab.vps"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SECONDS_TO_BOOT = 90
+#: How long a connection without a command on it stays open for the next one.
+SECONDS_TO_HOLD = 60
 SECONDS_TO_SHUT_DOWN = 120
 
 
@@ -61,6 +64,7 @@ class Vps:
         self.container = container_name(name)
         self.known_hosts = cache_directory() / f"known_hosts.{name}"
         self.key = cache_directory() / "id_ed25519"
+        self._address = ""
 
     # -- what it is
 
@@ -80,7 +84,8 @@ class Vps:
     @property
     def address(self) -> str:
         """Its address on the lab's network, the same for its whole life; empty when it is absent."""
-        return self._label(f"{LABEL}.address")
+        self._address = self._address or self._label(f"{LABEL}.address")
+        return self._address
 
     @property
     def domain(self) -> str:
@@ -219,6 +224,7 @@ class Vps:
 
     def reboot(self, hard: bool = False) -> None:
         """Reboot, and wait until it is ready again. `hard` is a power cut: nothing inside is told."""
+        self.hang_up()
         with step(f"{'cutting the power of' if hard else 'rebooting'} {self.name}"):
             if hard:
                 docker("kill", self.container)
@@ -230,8 +236,10 @@ class Vps:
     def down(self) -> None:
         """Remove the VPS and all that belongs to it. Nothing happens when it is not there."""
         with locked(f"vps-{self.name}"):
+            self.hang_up()
             for container in (self.container, f"{self.container}.new"):
                 docker("rm", "--force", "--volumes", container, check=False)
+            self._address = ""
             for volume in volumes(self.name):
                 docker("volume", "rm", "--force", volume)
             remove_cgroups(self.container)
@@ -252,8 +260,24 @@ class Vps:
             "-o", "ConnectTimeout=5", "-o", "LogLevel=ERROR",
         ]  # fmt: skip
 
+    def shared_options(self) -> list[str]:
+        """Options with which commands share one connection: a login of its own for each costs ten times the processor
+        time (0.29 s against 0.04 s here), and tests that wait for something log in all the time.
+        """
+        folder = Path(tempfile.gettempdir()) / f"prefect-lab-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return [
+            *self.ssh_options(), "-o", "ControlMaster=auto", "-o", f"ControlPersist={SECONDS_TO_HOLD}",
+            "-o", f"ControlPath={folder}/{self.name}-%C", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
+        ]  # fmt: skip
+
+    def hang_up(self) -> None:
+        """Close the shared connection: before the VPS goes away, as the other end of a dead one is not told."""
+        if self.address:
+            run(["ssh", *self.shared_options(), "-O", "exit", f"root@{self.address}"], check=False)
+
     def ssh_command(self, *words: str, user: str = "root") -> list[str]:
-        """The command line that runs `words` (a shell command) on the VPS, or opens a shell."""
+        """The command line that runs `words` (a shell command) on the VPS, or opens a shell, by a login of its own."""
         return ["ssh", *self.ssh_options(), f"{user}@{self.address}", *words]
 
     def ssh(
@@ -263,15 +287,16 @@ class Vps:
 
         Raises LabError when it fails, unless `check` is false.
         """
-        return run(self.ssh_command(command), text=text, check=check, timeout=timeout)
+        shared = ["ssh", *self.shared_options(), f"root@{self.address}", command]
+        return run(shared, text=text, check=check, timeout=timeout)
 
     def copy(self, source: Path, target: str) -> None:
         """Copy a file or a directory from this machine to a path on the VPS."""
-        run(["scp", "-q", "-r", "-p", *self.ssh_options(), str(source), f"root@{self.address}:{target}"])
+        run(["scp", "-q", "-r", "-p", *self.shared_options(), str(source), f"root@{self.address}:{target}"])
 
     def fetch(self, source: str, target: Path) -> None:
         """Copy a file or a directory from the VPS to a path on this machine."""
-        run(["scp", "-q", "-r", "-p", *self.ssh_options(), f"root@{self.address}:{source}", str(target)])
+        run(["scp", "-q", "-r", "-p", *self.shared_options(), f"root@{self.address}:{source}", str(target)])
 
     # -- the network
 
@@ -282,6 +307,7 @@ class Vps:
     def cut(self) -> None:
         """Cut the VPS off: its cable leads nowhere, while its interface and its address stay as they are."""
         peer = int(self.ssh("cat /sys/class/net/eth0/iflink").stdout)
+        self.hang_up()
         links = json.loads(network.on_host_network(self.image, "ip", "-json", "link", "show"))
         link = next(link for link in links if link["ifindex"] == peer)
         write_whole(self._cut_file, json.dumps({"port": link["ifname"], "bridge": link["master"]}))
