@@ -32,9 +32,13 @@ def until(what: str, wrong: Callable[[], Any], limit: float = LIMIT) -> None:
         AssertionError: with the last thing that it said, if it still does after `limit` seconds.
     """
     deadline = time.monotonic() + limit
-    while seen := wrong():
+    while True:
+        looked = time.monotonic()
+        if not (seen := wrong()):
+            return
         assert time.monotonic() < deadline, f"{what}: not within {limit} s; last seen: {seen}"
-        time.sleep(0.3)
+        # A look that costs much is made less often, or waiting is what keeps the machine from getting there.
+        time.sleep(max(0.3, time.monotonic() - looked))
 
 
 # --- running it --------------------------------------------------------------------------------------------------
