@@ -21,7 +21,7 @@ def once(batch: str, item: int) -> bool:
     if mark.exists():
         return False
     mark.parent.mkdir(parents=True, exist_ok=True)
-    # The work goes here; the mark comes last, so a run that is cut off in between does the work anew.
+    # The work goes here; the mark comes last, so a run that is cut off in between does the work again.
     mark.touch()
     return True
 

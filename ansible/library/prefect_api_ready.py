@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: wait until Prefect's API and its database answer through the door."""
+"""Ansible module: wait until Prefect's API and its database answer through the public endpoint."""
 
 from __future__ import annotations
 

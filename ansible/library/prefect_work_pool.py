@@ -39,7 +39,7 @@ options:
     type: dict
     default: {}
   overwrite_template:
-    description: Whether a base job template that somebody has edited is written anew.
+    description: Whether a base job template that somebody has edited is overwritten.
     type: bool
     default: false
   queues:

@@ -13,7 +13,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
 
-# The arguments that every module of this kit takes: the address of the API, ending in /api; an account at the door and
+# The arguments that every module of this kit takes: the address of the API, ending in /api; an account of the reverse proxy and
 # its password; the PEM file of the authority that the server's certificate comes from (unset: what the host trusts).
 API_ARGUMENTS: dict[str, dict[str, Any]] = {
     "api_url": {"type": "str", "required": True},
@@ -103,7 +103,7 @@ class PrefectApi:
 
     def _hint(self, status: int) -> str:
         if status == 401:
-            return f'HINT: the door does not know the account "{self.module.params["url_username"]}" or its password; run site.yml --tags stack'
+            return f'HINT: the reverse proxy does not know the account "{self.module.params["url_username"]}" or its password; run site.yml --tags stack'
         if status <= 0:
             return "HINT: is the name right, the port open, the certificate trusted? Look at: journalctl CONTAINER_TAG=prefect-caddy"
         return "HINT: look at: journalctl CONTAINER_TAG=prefect-server"

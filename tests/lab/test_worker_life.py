@@ -358,7 +358,7 @@ def test_a_vanished_host_and_a_server_that_is_away(vps, runs):
         TABLE["host vanished while the server was away"] = round(time.monotonic() - began, 1)
         # It had nobody to tell for more than a minute, after which Prefect by itself would call it Failed.
         assert runs.wait(ending)["state"]["type"] == "COMPLETED"
-        assert "No sign of life from the worker" in crashed["state"]["message"]
+        assert "No heartbeat from the worker" in crashed["state"]["message"]
         until("the run that follows", lambda: "" if len(runs.of(vanishing)) == 2 else runs.of(vanishing))
         runs.wait(runs.of(vanishing)[1]["id"], "Running")
         runs.wait(well, "Completed", limit=180)

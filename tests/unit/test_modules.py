@@ -126,7 +126,7 @@ def test_a_status_that_is_accepted_is_no_error(api, answers):
         (
             401,
             "",
-            f'GET {URL}/flows answered 401: "". HINT: the door does not know the account "playbook" or its password; '
+            f'GET {URL}/flows answered 401: "". HINT: the reverse proxy does not know the account "playbook" or its password; '
             "run site.yml --tags stack",
         ),
         (
