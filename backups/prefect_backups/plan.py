@@ -144,14 +144,12 @@ class Planner:
                 f"set prefect_version: {made} in the inventory, run site.yml --tags stack,backups,workers, then restore;"
                 " or choose an older backup: prefect-restore --list",
             )
-        image = self.stack.environment().get("POSTGRES_IMAGE", "")
-        major = image.rsplit(":", 1)[-1].split(".")[0].split("-")[0]
-        made_major = plan.manifest.postgres.split(".")[0]
-        if major.isdigit() and int(made_major) > int(major):
+        made_major = int(plan.manifest.postgres.split(".")[0])
+        if made_major > self.stack.postgres_major():
             raise Failure(
                 Code.INCOMPATIBLE,
                 f"Refusing to restore {plan.backup.id}: it is of Postgres {plan.manifest.postgres}, and this host runs"
-                f" {image}, whose pg_restore cannot read it",
+                f" {self.stack.environment()['POSTGRES_IMAGE']}, whose pg_restore cannot read it",
                 f"set prefect_postgres_image to a Postgres {made_major} in the inventory, run site.yml --tags stack",
             )
 

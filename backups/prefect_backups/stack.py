@@ -48,6 +48,12 @@ def _run(arguments: list[str], code: Code, hint: str, seconds: float = 600) -> s
     return done.stdout
 
 
+def major_of(image: str) -> int | None:
+    """The major version that the tag of an image of Postgres begins with, also beside a digest; None where it has none."""
+    found = re.search(r":(\d+)(?:[.-][^:/]*)?$", image.partition("@")[0])
+    return int(found[1]) if found else None
+
+
 class Stack:
     """The compose project `prefect` and the units of its workers."""
 
@@ -78,6 +84,33 @@ class Stack:
             image, ["python", "-c", "import prefect; print(prefect.__version__)"], network_mode="none", remove=True
         )
         return said.decode().strip().splitlines()[-1]
+
+    def postgres_major(self) -> int:
+        """The major version of Postgres that this host runs, by its image's tag or else by asking the image.
+
+        Raises Failure (INCOMPATIBLE) where neither tells.
+        """
+        image = self.environment().get("POSTGRES_IMAGE", "")
+        if (major := major_of(image)) is not None:
+            return major
+        try:
+            engine = docker.from_env()
+            # By its id: what is not here is not fetched.
+            here = engine.images.get(image).id
+            said = engine.containers.run(
+                here, ["--version"], entrypoint="postgres", network_mode="none", remove=True
+            ).decode()
+        except docker.errors.DockerException as error:
+            said = str(error)
+        if found := re.search(r"\(PostgreSQL\) (\d+)", said):
+            return int(found[1])
+        raise Failure(
+            Code.INCOMPATIBLE,
+            f'Refusing to restore: which Postgres "{image}" is, neither its tag nor the image itself tells:'
+            f' "{" ".join(said.split())}"',
+            "name it with its version in the inventory, such as prefect_postgres_image: postgres:17@sha256:…; then run:"
+            " site.yml --tags stack",
+        )
 
     def active_workers(self) -> list[str]:
         """Units of workers that run, or that systemd is about to start again."""

@@ -11,11 +11,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import docker.errors
 import pytest
 from cryptography.fernet import Fernet
-from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, space, stack, verify
+from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, plan, space, stack, verify
 from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
 from prefect_backups.manifest import Manifest, Table
@@ -378,6 +380,87 @@ def test_people_that_cannot_be_reached():
         "people cannot be reached: messages that wait: 1, since 2026-11-21 05:12 UTC; the last attempt:"
         " of 1 addresses failed number 1 (json); see backups_notify_urls"
     ]
+
+
+# --- which Postgres -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "major"),
+    [
+        ("postgres:17.12-trixie", 17),
+        ("postgres:17", 17),
+        ("registry.example.org:5000/tools/postgres:18-alpine", 18),
+        (f"postgres:17.12-trixie@sha256:{'18' * 32}", 17),
+        (f"postgres@sha256:{'18' * 32}", None),
+        (f"registry.example.org:5000/postgres@sha256:{'18' * 32}", None),
+        ("registry.example.org:5000/postgres", None),
+        ("postgres:trixie", None),
+        ("", None),
+    ],
+)
+def test_the_version_of_postgres_is_read_of_its_tag(image, major):
+    assert stack.major_of(image) == major
+
+
+class Engine:
+    """Docker, with one image that says something when it is run, or none."""
+
+    def __init__(self, *said: str) -> None:
+        self.images = self.containers = self
+        self.said, self.ran = said, []
+
+    def get(self, image: str) -> Any:
+        if not self.said:
+            raise docker.errors.ImageNotFound("no such image")
+        return SimpleNamespace(id="sha256:here")
+
+    def run(self, image: str, command: list[str], **options: Any) -> bytes:
+        self.ran.append((image, command, options["entrypoint"], options["network_mode"]))
+        return self.said[0].encode()
+
+
+def host_of(image: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stack.Stack:
+    (tmp_path / "stack.env").write_text(f"POSTGRES_IMAGE={image}\n")
+    monkeypatch.setattr(stack.docker, "from_env", lambda: engine)
+    return stack.Stack(dataclasses.replace(SETTINGS, compose_environment=str(tmp_path / "stack.env")))
+
+
+DIGEST = f"postgres@sha256:{'0a' * 32}"
+
+
+def test_an_image_whose_tag_does_not_tell_its_version_is_asked_itself(tmp_path, monkeypatch):
+    engine = Engine("postgres (PostgreSQL) 16.4 (Debian 16.4-1.pgdg120+1)\n")
+    assert host_of(DIGEST, engine, tmp_path, monkeypatch).postgres_major() == 16
+    assert engine.ran == [("sha256:here", ["--version"], "postgres", "none")]
+    tagged = Engine("postgres (PostgreSQL) 16.4")
+    assert host_of("postgres:17.12", tagged, tmp_path, monkeypatch).postgres_major() == 17
+    assert tagged.ran == []
+
+
+@pytest.mark.parametrize(("engine", "words"), [(Engine(), "no such image"), (Engine("sh: what?\n"), "sh: what?")])
+def test_an_image_that_does_not_tell_its_version_is_refused(engine, words, tmp_path, monkeypatch):
+    with pytest.raises(Failure) as refused:
+        host_of(DIGEST, engine, tmp_path, monkeypatch).postgres_major()
+    assert refused.value.code is Code.INCOMPATIBLE
+    assert refused.value.fact == (
+        f'Refusing to restore: which Postgres "{DIGEST}" is, neither its tag nor the image itself tells: "{words}"'
+    )
+    assert "prefect_postgres_image: postgres:17@sha256:…" in refused.value.hint
+
+
+def test_a_backup_of_a_newer_postgres_is_refused_whatever_pins_the_image(tmp_path, monkeypatch):
+    for image in DIGEST, f"postgres:16@sha256:{'0a' * 32}":
+        host = host_of(image, Engine("postgres (PostgreSQL) 16.4"), tmp_path, monkeypatch)
+        account = dataclasses.replace(Manifest.from_json(MANIFEST.to_json()), postgres="17.12")
+        made_of = plan.Plan(made(), account, None, account.prefect, "readable", None, None)
+        with pytest.raises(Failure) as refused:
+            plan.Planner(SETTINGS, Report.silent(), host, None)._check_versions(made_of)
+        assert refused.value.code is Code.INCOMPATIBLE
+        assert refused.value.fact == (
+            f"Refusing to restore {made().id}: it is of Postgres 17.12, and this host runs {image}, whose pg_restore"
+            " cannot read it"
+        )
 
 
 # --- verification ----------------------------------------------------------------------------------------------------
