@@ -463,6 +463,86 @@ def test_a_backup_of_a_newer_postgres_is_refused_whatever_pins_the_image(tmp_pat
         )
 
 
+# --- how long a start may take ----------------------------------------------------------------------------------------
+
+
+class Container:
+    """A container, by the states that it is seen in one after the other: status, health, restarts so far."""
+
+    def __init__(self, *states: tuple[str, str, int]) -> None:
+        self.states, self.looks = states, 0
+
+    @property
+    def now(self) -> tuple[str, str, int]:
+        return self.states[min(self.looks, len(self.states) - 1)]
+
+    status = property(lambda self: self.now[0])
+    health = property(lambda self: self.now[1])
+    attrs = property(lambda self: {"RestartCount": self.now[2]})
+
+    def reload(self) -> None:
+        self.looks += 1
+
+    def logs(self, tail: int) -> bytes:
+        return b"still\nrecovering\n"
+
+
+STARTING, HEALTHY = ("running", "starting", 0), ("running", "healthy", 0)
+
+
+@pytest.fixture
+def starting(monkeypatch):
+    """`starting(container, seconds)` is a host whose containers are that one, and whose clock is not waited for."""
+    clock = [0.0]
+    monkeypatch.setattr(stack.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(stack.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(stack.Stack, "compose", lambda self, *words, **more: None)
+    monkeypatch.setattr(stack.Stack, "volume", lambda self: Path("/volume"))
+
+    def make(container: Container, seconds: int = 900) -> stack.Stack:
+        engine = SimpleNamespace(containers=SimpleNamespace(get=lambda name: container))
+        monkeypatch.setattr(stack.docker, "from_env", lambda: engine)
+        return stack.Stack(dataclasses.replace(SETTINGS, start_seconds=seconds))
+
+    return make
+
+
+def test_a_start_is_waited_for_as_long_as_the_inventory_says(starting):
+    """On a processor that is 15 times slower the server takes minutes."""
+    slow = Container(*[STARTING] * 4000, HEALTHY)
+    starting(slow).start_server()
+    assert slow.health == "healthy"
+    with pytest.raises(Failure) as late:
+        starting(Container(*[STARTING] * 4000, HEALTHY), seconds=60).start_server()
+    assert late.value.code is Code.NOT_READY
+    assert late.value.fact == 'the server is not ready after 60 s (stack_start_timeout): "still / recovering"'
+    assert late.value.hint == (
+        "look at: docker logs --tail 50 prefect-server ; where the host is only slow: raise stack_start_timeout in the"
+        " inventory, run site.yml --tags backups ; when that is solved: prefect-restore --resume ; or go back:"
+        " prefect-restore --undo"
+    )
+
+
+def test_a_postgres_that_is_slow_is_not_taken_for_broken(starting):
+    postgres = SimpleNamespace(wait=lambda seconds: None)
+    starting(Container(*[STARTING] * 4000, HEALTHY)).start_postgres(postgres)
+    with pytest.raises(Failure) as late:
+        starting(Container(STARTING), seconds=60).start_postgres(postgres)
+    assert late.value.code is Code.NO_DATABASE
+    assert late.value.fact == 'Postgres does not start within 60 s (stack_start_timeout): "still / recovering"'
+    assert late.value.hint.startswith("where the host is only slow: raise stack_start_timeout in the inventory")
+    with pytest.raises(Failure) as broken:
+        starting(Container(STARTING, ("restarting", "starting", 3))).start_postgres(postgres)
+    assert broken.value.fact == 'Postgres does not start: "still / recovering"'
+
+
+def test_a_server_that_ends_again_and_again_is_not_waited_for(starting):
+    with pytest.raises(Failure) as broken:
+        starting(Container(STARTING, ("restarting", "starting", 5))).start_server()
+    assert broken.value.fact == 'the server does not start: it has ended 5 times: "still / recovering"'
+    assert broken.value.code is Code.NOT_READY
+
+
 # --- verification ----------------------------------------------------------------------------------------------------
 
 
