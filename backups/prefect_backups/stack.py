@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import subprocess
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
+from . import images
 from .errors import Code, Failure
 from .postgres import CONTAINER, Postgres
 from .restic import FULL
@@ -48,12 +48,6 @@ def _run(arguments: list[str], code: Code, hint: str, seconds: float = 600) -> s
     return done.stdout
 
 
-def major_of(image: str) -> int | None:
-    """The major version that the tag of an image of Postgres begins with, also beside a digest; None where it has none."""
-    found = re.search(r":(\d+)(?:[.-][^:/]*)?$", image.partition("@")[0])
-    return int(found[1]) if found else None
-
-
 class TooSlow(Failure):
     """A container that is still starting when its time is over: it is slow, or hangs."""
 
@@ -79,42 +73,12 @@ class Stack:
         return {name.strip(): value.strip().strip("'\"") for name, value in pairs}
 
     def prefect_version(self) -> str:
-        """The version of Prefect that this host runs, by the tag of its image or else by asking the image."""
-        image = self.environment().get("PREFECT_IMAGE", "")
-        found = re.search(r":(\d+\.\d+\.\d+[a-z0-9]*)", image)
-        if found:
-            return found[1]
-        said = docker.from_env().containers.run(
-            image, ["python", "-c", "import prefect; print(prefect.__version__)"], network_mode="none", remove=True
-        )
-        return said.decode().strip().splitlines()[-1]
+        """The version of Prefect that this host runs."""
+        return images.prefect_version(self.environment().get("PREFECT_IMAGE", ""))
 
     def postgres_major(self) -> int:
-        """The major version of Postgres that this host runs, by its image's tag or else by asking the image.
-
-        Raises Failure (INCOMPATIBLE) where neither tells.
-        """
-        image = self.environment().get("POSTGRES_IMAGE", "")
-        if (major := major_of(image)) is not None:
-            return major
-        try:
-            engine = docker.from_env()
-            # By its id: what is not here is not fetched.
-            here = engine.images.get(image).id
-            said = engine.containers.run(
-                here, ["--version"], entrypoint="postgres", network_mode="none", remove=True
-            ).decode()
-        except docker.errors.DockerException as error:
-            said = str(error)
-        if found := re.search(r"\(PostgreSQL\) (\d+)", said):
-            return int(found[1])
-        raise Failure(
-            Code.INCOMPATIBLE,
-            f'Refusing to restore: which Postgres "{image}" is, neither its tag nor the image itself tells:'
-            f' "{" ".join(said.split())}"',
-            "name it with its version in the inventory, such as prefect_postgres_image: postgres:17@sha256:…; then run:"
-            " site.yml --tags stack",
-        )
+        """The major version of Postgres that this host runs. Raises Failure (INCOMPATIBLE) where that cannot be told."""
+        return images.postgres_major(self.environment().get("POSTGRES_IMAGE", ""))
 
     def active_workers(self) -> list[str]:
         """Units of workers that run, or that systemd is about to start again."""

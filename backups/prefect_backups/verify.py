@@ -109,7 +109,7 @@ def verify(
     sources = repositories.find(settings, repository)
     with only_one(Path(settings.state), "a verification", patience):
         backup = pick(repositories.backups(sources, report), identity, None)
-        source = next(one for one in sources if one.name == backup.repository)
+        source = repositories.of(backup, sources)
         record: dict[str, Any] = {
             "backup": backup.id,
             "repository": source.name,

@@ -17,9 +17,23 @@ from typing import Any
 import docker.errors
 import pytest
 from cryptography.fernet import Fernet
-from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, plan, space, stack, verify
+from prefect_backups import (
+    backup,
+    check,
+    cli_backup,
+    crashes,
+    images,
+    manifest,
+    notify,
+    outbox,
+    plan,
+    space,
+    stack,
+    verify,
+)
 from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
+from prefect_backups.host import Host
 from prefect_backups.manifest import Manifest, Table
 from prefect_backups.postgres import Postgres
 from prefect_backups.progress import Report
@@ -276,7 +290,7 @@ def test_no_room_is_refused_with_the_figures(tmp_path):
         space.require("back up", needs, SETTINGS, free=lambda _: 4_500_000_000)
     assert caught.value.code is Code.NO_ROOM
     assert caught.value.fact == (
-        f"Refusing to back up: that takes about 3.5 GB (3.0 GB in {tmp_path}/staging, 500 MB in {tmp_path}/repository),"
+        f"Refusing to back up: it needs about 3.5 GB (3.0 GB in {tmp_path}/staging, 500 MB in {tmp_path}/repository),"
         " and 1.1 GB must stay free (backups_reserve_mb), but 4.5 GB are free"
     )
 
@@ -400,7 +414,7 @@ def test_people_that_cannot_be_reached():
     ],
 )
 def test_the_version_of_postgres_is_read_of_its_tag(image, major):
-    assert stack.major_of(image) == major
+    assert images.major_of(image) == major
 
 
 class Engine:
@@ -422,7 +436,7 @@ class Engine:
 
 def host_of(image: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stack.Stack:
     (tmp_path / "stack.env").write_text(f"POSTGRES_IMAGE={image}\n")
-    monkeypatch.setattr(stack.docker, "from_env", lambda: engine)
+    monkeypatch.setattr(images.docker, "from_env", lambda: engine)
     return stack.Stack(dataclasses.replace(SETTINGS, compose_environment=str(tmp_path / "stack.env")))
 
 
@@ -455,7 +469,7 @@ def test_a_backup_of_a_newer_postgres_is_refused_whatever_pins_the_image(tmp_pat
         account = dataclasses.replace(Manifest.from_json(MANIFEST.to_json()), postgres="17.12")
         made_of = plan.Plan(made(), account, None, account.prefect, "readable", None, None)
         with pytest.raises(Failure) as refused:
-            plan.Planner(SETTINGS, Report.silent(), host, None)._check_versions(made_of)
+            plan.Planner(Host(SETTINGS, Report.silent(), host, None))._check_versions(made_of)
         assert refused.value.code is Code.INCOMPATIBLE
         assert refused.value.fact == (
             f"Refusing to restore {made().id}: it is of Postgres 17.12, and this host runs {image}, whose pg_restore"
