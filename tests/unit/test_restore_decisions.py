@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import io
 import json
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from prefect_backups.journal import Journal
 from prefect_backups.plan import Plan
 from prefect_backups.progress import Report, duration, size
 from prefect_backups.restic import Backup
+from prefect_backups.stopping import Interrupted, stoppable
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -284,6 +286,33 @@ def test_who_is_at_work_is_known(tmp_path: Path) -> None:
     with lock.only_one(tmp_path, "a restore"):
         assert lock.holder(tmp_path) == "a restore"
     assert lock.holder(tmp_path) is None
+
+
+# --- a person says stop ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_restore_is_stopped_once_and_its_taking_back_is_not(number: signal.Signals) -> None:
+    before, said, taken_back = signal.getsignal(number), io.StringIO(), False
+    with pytest.raises(Interrupted, match=number.name), stoppable(Report(said)):
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            taken_back = True
+    assert taken_back
+    assert said.getvalue() == "      The short stop is under way and ends by itself in seconds; not stopping now.\n"
+    assert signal.getsignal(number) == before
+
+
+def test_the_short_stop_is_not_stopped() -> None:
+    said = io.StringIO()
+    with stoppable(Report(said)) as stop:
+        stop.put_off()
+        signal.raise_signal(signal.SIGTERM)
+        # The terminal may go at any time.
+        signal.raise_signal(signal.SIGHUP)
+    assert said.getvalue().count("not stopping now") == 1
 
 
 # --- the settings --------------------------------------------------------------------------------------------------
