@@ -33,7 +33,7 @@ import psycopg
 from . import manifest, previous, space, verify
 from .errors import Code, Failure
 from .files import write_whole
-from .lock import only_one
+from .lock import briefly, only_one
 from .manifest import Manifest, Table
 from .postgres import LIVE, Postgres
 from .progress import Advance, Report, size
@@ -70,10 +70,20 @@ def read_last(settings: Settings) -> dict[str, Any]:
         return {}
 
 
-def _remember(settings: Settings, **values: Any) -> dict[str, Any]:
-    last = {**read_last(settings), **values}
-    write_whole(Path(settings.state) / "last.json", json.dumps(last, indent=2) + "\n")
-    return last
+def merged(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known, with new values in it; of what is itself a mapping, such as `pruned`, only the names that they hold."""
+    result = dict(known)
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], value) if nested else value
+    return result
+
+
+def _remember(settings: Settings, **values: Any) -> None:
+    """Write down what is new. A copy off-site and a backup do so side by side, each without the other's lock."""
+    state = Path(settings.state)
+    with briefly(state):
+        write_whole(state / "last.json", json.dumps(merged(read_last(settings), values), indent=2) + "\n")
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------
@@ -317,7 +327,7 @@ def tidy(settings: Settings, repository: Repository, report: Report, thorough: b
         if due:
             with report.step(f"what no backup needs freed{where}", f"prune{where}"):
                 repository.prune()
-            _remember(settings, pruned={**pruned, repository.name: time.time()})
+            _remember(settings, pruned={repository.name: time.time()})
         return forgotten
     except Failure as failure:
         if failure.code is not Code.BUSY or thorough:
@@ -363,9 +373,7 @@ def _copy_and_remember(settings: Settings, repository: Repository, report: Repor
         failed = failure
         report.say(f"      {failure.fact}", style="red")
         state = {"error": failure.fact}
-    known: Mapping[str, Any] = read_last(settings).get("offsite", {})
-    kept = {**known.get(repository.name, {}), "error": None, **state}
-    _remember(settings, offsite={**known, repository.name: kept})
+    _remember(settings, offsite={repository.name: {"error": None, **state}})
     return failed
 
 

@@ -70,6 +70,17 @@ def unfinished(command: Command, phase: str | None, live: Live, served: bool = T
     return Action.STUCK
 
 
+def safety_backup(live: str, wanted: bool, lost: bool) -> bool:
+    """Whether what is there is backed up before a restore.
+
+    Args:
+        live: what the live database is, see plan.Plan.
+        wanted: whether a person has said nothing else.
+        lost: whether Postgres itself does not start (--new-cluster): then nothing can be read.
+    """
+    return wanted and not lost and live not in ("missing", "empty")
+
+
 Renames = list[tuple[str, str]]
 
 

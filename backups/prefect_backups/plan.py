@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
 
-from . import choose, manifest, repositories, schema
+from . import choose, manifest, repositories, schema, space
 from .errors import Code, Failure
-from .postgres import LIVE, OURS, Postgres
-from .progress import Report, size
+from .host import Host
+from .postgres import LIVE, OURS
 from .restic import Backup, Repository
-from .settings import Settings
-from .stack import Stack
 
 # Workers send a heartbeat every 30 s, also when no flow runs.
 LAST_HEARTBEAT = (
     """SELECT greatest((SELECT max(timestamp) FROM flow_run_state), (SELECT max(last_heartbeat_time) FROM worker))"""
 )
+# How a person makes room for a restore.
+ROOM = "make room: docker system prune; prefect-backup prune; prefect-restore --drop-previous, if nobody wants --undo"
 # In the place of that identity: an undo that was to take back an unfinished restore, and nothing more.
 TAKE_BACK_ONLY = -1
 
@@ -65,16 +63,15 @@ class Plan:
 class Planner:
     """Makes the plan of a restore on this host."""
 
-    def __init__(self, settings: Settings, report: Report, stack: Stack, postgres: Postgres) -> None:
-        self.settings = settings
-        self.report = report
-        self.stack = stack
-        self.postgres = postgres
+    def __init__(self, host: Host) -> None:
+        self.settings = host.settings
+        self.report = host.report
+        self.stack = host.stack
+        self.postgres = host.postgres
 
-    def backups(self, name: str | None, initial: bool = False) -> list[Backup]:
-        """The backups that a name of repositories means, newest first. For a first restore on a new host, all there are."""
-        wanted = repositories.ALL if initial and name is None else name
-        return repositories.backups(repositories.find(self.settings, wanted), self.report)
+    def backups(self, name: str | None) -> list[Backup]:
+        """The backups that a name of repositories means, newest first."""
+        return repositories.backups(repositories.find(self.settings, name), self.report)
 
     def plan(self, request: Request, touch: bool, tolerated: Sequence[str] = ()) -> Plan:
         """The checks. Raises Failure.
@@ -116,11 +113,13 @@ class Planner:
 
         The newest of all may be the safety backup that a restore has made of the very damage that it was to mend.
         """
-        known = {one.name: one for one in repositories.find(self.settings, repositories.ALL)}
-        backups, here, notes = self.backups(request.repository, request.initial), self.stack.prefect_version(), []
+        # For a first restore on a new host: all there are.
+        name = repositories.ALL if request.initial and request.repository is None else request.repository
+        known = repositories.find(self.settings, name)
+        backups, here, notes = repositories.backups(known, self.report), self.stack.prefect_version(), []
         while True:
             chosen = choose.pick(backups, request.id, request.before)
-            repository = known[chosen.repository]
+            repository = repositories.of(chosen, known)
             facts = manifest.Manifest.from_json(repository.read(chosen, manifest.path(self.settings)))
             lost = schema.lacks(facts.tables) if facts.prefect == here else []
             if request.id is not None or not lost:
@@ -144,14 +143,12 @@ class Planner:
                 f"set prefect_version: {made} in the inventory, run site.yml --tags stack,backups,workers, then restore;"
                 " or choose an older backup: prefect-restore --list",
             )
-        image = self.stack.environment().get("POSTGRES_IMAGE", "")
-        major = image.rsplit(":", 1)[-1].split(".")[0].split("-")[0]
-        made_major = plan.manifest.postgres.split(".")[0]
-        if major.isdigit() and int(made_major) > int(major):
+        made_major = int(plan.manifest.postgres.split(".")[0])
+        if made_major > self.stack.postgres_major():
             raise Failure(
                 Code.INCOMPATIBLE,
                 f"Refusing to restore {plan.backup.id}: it is of Postgres {plan.manifest.postgres}, and this host runs"
-                f" {image}, whose pg_restore cannot read it",
+                f" {self.stack.environment()['POSTGRES_IMAGE']}, whose pg_restore cannot read it",
                 f"set prefect_postgres_image to a Postgres {made_major} in the inventory, run site.yml --tags stack",
             )
 
@@ -195,20 +192,8 @@ class Planner:
 
     def _check_room(self, plan: Plan) -> None:
         """The dump on its way, and the new database beside the old one, with its write-ahead log."""
-        needs: dict[int, list[Any]] = {}
-        for path, count in (
+        needs = [
             (self.postgres.staging, plan.manifest.dump_bytes),
             (self.stack.place(), int(plan.manifest.database_bytes * 1.1) + 300_000_000),
-        ):
-            need = needs.setdefault(path.stat().st_dev, [path, 0])
-            need[1] += count
-        for path, count in needs.values():
-            free = shutil.disk_usage(path).free
-            reserve = self.settings.reserve_mb * 2**20
-            if free < count + reserve:
-                raise Failure(
-                    Code.NO_ROOM,
-                    f"Refusing to restore {plan.backup.id}: it needs {size(count)} at {path} and {size(reserve)} must stay"
-                    f" free (backups_reserve_mb), but {size(free)} are free",
-                    "make room: docker system prune; prefect-backup prune; prefect-restore --drop-previous, if nobody wants --undo",
-                )
+        ]
+        space.require(f"restore {plan.backup.id}", needs, self.settings, hint=ROOM)

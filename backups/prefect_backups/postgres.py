@@ -136,6 +136,12 @@ class Postgres:
         with self.connect("postgres") as connection:
             return connection.execute("SELECT pg_database_size(%s)", [database]).fetchone()[0]
 
+    def oid(self, database: str) -> int:
+        """The identity of a database in its cluster, which a rename does not change; 0 where there is none."""
+        with self.connect("postgres") as connection:
+            row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
+            return row[0] if row else 0
+
     def cluster(self) -> str:
         """The identity of the cluster: another one for each that was ever made."""
         with self.connect("postgres") as connection:

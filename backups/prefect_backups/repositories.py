@@ -31,6 +31,11 @@ def find(settings: Settings, name: str | None) -> list[Repository]:
     return chosen
 
 
+def of(backup: Backup, repositories: Iterable[Repository]) -> Repository:
+    """The one that a backup of `backups()` is in."""
+    return next(one for one in repositories if one.name == backup.repository)
+
+
 def backups(repositories: Iterable[Repository], report: Report) -> list[Backup]:
     """The backups of repositories, newest first, each once. One that does not open is no obstacle where another one does.
 

@@ -85,6 +85,8 @@ class Settings:
     verify_memory_mb: int = 384
     # Addresses that apprise sends to. Secret.
     notify_urls: list[str] = field(default_factory=list)
+    # Seconds that Postgres and the server may each take to start: stack_start_timeout of the inventory.
+    start_seconds: int = 900
     # Hours until a person is told again of the same failure.
     notify_again_hours: float = 24
     # Days that the database of before a restore is kept for `prefect-restore --undo`.

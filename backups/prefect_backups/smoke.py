@@ -13,7 +13,7 @@ from typing import Any
 import requests
 
 from .errors import Code, Failure
-from .progress import Advance
+from .progress import Advance, Report
 from .settings import Door
 
 # Seconds until the run must have ended: a worker that has just started polls, and starts a process.
@@ -106,3 +106,14 @@ def run(client: Client, door: Door, deployment: str, advance: Advance) -> str:
                 "events are lost on the way: look at: docker logs --tail 50 prefect-caddy",
             )
         time.sleep(0.5)
+
+
+def prove(door: Door, report: Report) -> dict[str, Any]:
+    """The smoke flow; gives how it went for --json, None where the restored data have no deployment for one."""
+    client = Client(door)
+    deployment = find(client, door)
+    if deployment is None:
+        report.say(f'  none the smoke flow: there is no deployment "{door.deployment}"')
+        return {"smoke": None}
+    with report.step("smoke flow through the reverse proxy", "smoke") as advance:
+        return {"smoke": run(client, door, deployment, advance)}

@@ -55,6 +55,7 @@ def require(
     what: str,
     needs: Iterable[tuple[Path, int]],
     settings: Settings,
+    hint: str = HINT,
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     device: Callable[[Path], int] = lambda path: path.stat().st_dev,
 ) -> None:
@@ -63,6 +64,7 @@ def require(
     Args:
         what: what is refused otherwise, such as "back up".
         needs: directories, and how many bytes will be written there; those on one file system are added up.
+        hint: how a person makes room.
         free: bytes free at a path.
         device: which file system a path is on.
     """
@@ -77,7 +79,7 @@ def require(
             about = f"{size(need)} ({parts})" if len(items) > 1 else parts
             raise Failure(
                 Code.NO_ROOM,
-                f"Refusing to {what}: that takes about {about}, and {size(reserve)} must stay free"
+                f"Refusing to {what}: it needs about {about}, and {size(reserve)} must stay free"
                 f" (backups_reserve_mb), but {size(there)} are free",
-                HINT,
+                hint,
             )

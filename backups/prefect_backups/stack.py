@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import subprocess
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
+from . import images
 from .errors import Code, Failure
 from .postgres import CONTAINER, Postgres
 from .restic import FULL
@@ -29,11 +29,11 @@ WORKERS = ("prefect-worker@*.service", "prefect-docker-worker@*.service")
 RUN_LABEL = "io.prefect.flow-run-id"
 #: A worker finds this mark in its own directory there, and does not wait for its flow runs when it is told to stop.
 AT_ONCE = "/run/prefect-worker/{name}/at-once"
-# Seconds until a started server must be ready; a small host under load needs most of it.
-SERVER_SECONDS = 180
-POSTGRES_SECONDS = 120
-# And how often Docker may start it anew meanwhile, before it is given up.
-POSTGRES_RESTARTS = 3
+# How often Docker may restart Postgres, or the server, while it is waited for, before it is given up.
+RESTARTS = {CONTAINER: 3, SERVER: 5}
+# Least seconds for a call of compose.
+COMPOSE_SECONDS = 600.0
+SLOW = "where the host is only slow: raise stack_start_timeout in the inventory, run site.yml --tags backups"
 
 
 def _run(arguments: list[str], code: Code, hint: str, seconds: float = 600) -> str:
@@ -46,6 +46,10 @@ def _run(arguments: list[str], code: Code, hint: str, seconds: float = 600) -> s
         words = " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
         raise Failure(code, f'"{" ".join(arguments[:6])} …" ended with {done.returncode}: "{words}"', hint)
     return done.stdout
+
+
+class TooSlow(Failure):
+    """A container that is still starting when its time is over: it is slow, or hangs."""
 
 
 class Stack:
@@ -69,15 +73,12 @@ class Stack:
         return {name.strip(): value.strip().strip("'\"") for name, value in pairs}
 
     def prefect_version(self) -> str:
-        """The version of Prefect that this host runs, by the tag of its image or else by asking the image."""
-        image = self.environment().get("PREFECT_IMAGE", "")
-        found = re.search(r":(\d+\.\d+\.\d+[a-z0-9]*)", image)
-        if found:
-            return found[1]
-        said = docker.from_env().containers.run(
-            image, ["python", "-c", "import prefect; print(prefect.__version__)"], network_mode="none", remove=True
-        )
-        return said.decode().strip().splitlines()[-1]
+        """The version of Prefect that this host runs."""
+        return images.prefect_version(self.environment().get("PREFECT_IMAGE", ""))
+
+    def postgres_major(self) -> int:
+        """The major version of Postgres that this host runs. Raises Failure (INCOMPATIBLE) where that cannot be told."""
+        return images.postgres_major(self.environment().get("POSTGRES_IMAGE", ""))
 
     def active_workers(self) -> list[str]:
         """Units of workers that run, or that systemd is about to start again."""
@@ -112,14 +113,14 @@ class Stack:
 
     # --- stop and start ----------------------------------------------------------------------------------------
 
-    def compose(self, *arguments: str, code: Code = Code.NOT_READY, seconds: float = 600) -> None:
-        """docker compose on the project of this host."""
+    def compose(self, *arguments: str, code: Code = Code.NOT_READY, seconds: float = COMPOSE_SECONDS) -> None:
+        """docker compose on the project of this host; `up` waits for what a service depends on."""
         settings = self.settings
         _run(
             ["docker", "compose", "--env-file", settings.compose_environment, "-f", settings.compose_file, *arguments],
             code,
             "look at: docker ps --all --filter name=prefect- ; journalctl -u prefect-stack -n 20",
-            seconds,
+            max(seconds, settings.start_seconds),
         )
 
     def stop_workers(self, units: list[str]) -> None:
@@ -199,7 +200,8 @@ class Stack:
             # A directory of the volume that somebody has removed: Docker would not start the container.
             self.volume()
             self.compose("up", "--detach", "--no-recreate", "postgres", code=Code.NO_DATABASE)
-            self._wait_for_postgres()
+            # Its health check asks over TCP: while a cluster is being made, a temporary server answers on the socket.
+            self._wait_for(CONTAINER, Code.NO_DATABASE)
             postgres.wait(10)
         except (Failure, docker.errors.DockerException) as error:
             words = self.last_words(CONTAINER)
@@ -209,23 +211,17 @@ class Stack:
                     f'Postgres does not start, because the disk is full: "{words}"',
                     "make room, then the same command again: df -h ; docker system prune ; journalctl --vacuum-size=100M",
                 ) from error
+            if isinstance(error, TooSlow):
+                raise Failure(
+                    Code.NO_DATABASE,
+                    f'Postgres does not start within {self._patience}: "{words}"',
+                    f"{SLOW} ; or if its data is beyond repair, set it aside: prefect-restore --latest --new-cluster",
+                ) from error
             raise Failure(
                 Code.NO_DATABASE,
                 f'Postgres does not start: "{words}"',
                 "if its data is beyond repair, set it aside and begin a new cluster: prefect-restore --latest --new-cluster",
             ) from error
-
-    def _wait_for_postgres(self) -> None:
-        """Wait for its health check, which asks over TCP: while a cluster is being made, a temporary server answers on
-        the socket. Raises Failure (NO_DATABASE) when it does not come, or ends again and again."""
-        container = docker.from_env().containers.get(CONTAINER)
-        restarts = container.attrs["RestartCount"]
-        end = time.monotonic() + POSTGRES_SECONDS
-        while (container.status, container.health) != ("running", "healthy"):
-            if time.monotonic() > end or container.attrs["RestartCount"] - restarts >= POSTGRES_RESTARTS:
-                raise Failure(Code.NO_DATABASE, f"it is {container.status}, {container.health}")
-            time.sleep(0.2)
-            container.reload()
 
     def last_words(self, container: str) -> str:
         """The last lines of a container's log, in one."""
@@ -246,20 +242,39 @@ class Stack:
                     docker.from_env().containers.get(name).start()
             return
         self.compose("up", "--detach", "--no-recreate", "server")
-        end = time.monotonic() + SERVER_SECONDS
-        engine = docker.from_env()
-        while True:
-            container = engine.containers.get(SERVER)
-            if container.health == "healthy":
-                return
+        then = "when that is solved: prefect-restore --resume ; or go back: prefect-restore --undo"
+        try:
+            self._wait_for(SERVER, Code.NOT_READY)
+        except TooSlow as slow:
+            raise Failure(
+                Code.NOT_READY,
+                f'the server is not ready after {self._patience}: "{self.last_words(SERVER)}"',
+                f"look at: docker logs --tail 50 {SERVER} ; {SLOW} ; {then}",
+            ) from slow
+        except Failure as failure:
+            raise Failure(
+                Code.NOT_READY,
+                f'the server does not start: {failure.fact}: "{self.last_words(SERVER)}"',
+                f"look at: docker logs --tail 50 {SERVER} ; {then}",
+            ) from failure
+
+    @property
+    def _patience(self) -> str:
+        """How long a start is waited for, with the setting that changes it."""
+        return f"{self.settings.start_seconds} s (stack_start_timeout)"
+
+    def _wait_for(self, name: str, code: Code) -> None:
+        """Wait until a container is healthy. Raises TooSlow when that takes too long, Failure when it ends again and again."""
+        container = docker.from_env().containers.get(name)
+        before = container.attrs["RestartCount"]
+        end = time.monotonic() + self.settings.start_seconds
+        while (container.status, container.health) != ("running", "healthy"):
+            if (restarts := container.attrs["RestartCount"] - before) >= RESTARTS[name]:
+                raise Failure(code, f"it has ended {restarts} times")
             if time.monotonic() > end:
-                raise Failure(
-                    Code.NOT_READY,
-                    f'the server is not ready after {SERVER_SECONDS} s: "{self.last_words(SERVER)}"',
-                    f"look at: docker logs --tail 50 {SERVER} ; when that is solved: prefect-restore --resume ; or go back:"
-                    " prefect-restore --undo",
-                )
+                raise TooSlow(code, f"it is {container.status}, {container.health}")
             time.sleep(0.2)
+            container.reload()
 
     def migrate(self, database: str) -> None:
         """Bring a database's schema to this host's version of Prefect. Raises Failure (RESTORE)."""

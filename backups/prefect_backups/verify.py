@@ -33,13 +33,11 @@ from .postgres import OWNER, RESTORING, Postgres
 from .progress import Report, duration
 from .restic import Backup, Repository
 from .settings import Settings
-from .stack import Stack
+from .stack import SLOW, Stack
 
 CONTAINER = "prefect-verify"
 # The data of the repository are read back in so many verifications, a share in each.
 SHARES = 7
-# Seconds for the throwaway Postgres to start, on a slow disk.
-START_SECONDS = 120
 # Verifications that are remembered, for `prefect-backup list`.
 REMEMBERED = 100
 # What it writes is thrown away, so nothing need be on disk; but see the sync in `_verify`, which keeps the time honest.
@@ -111,7 +109,7 @@ def verify(
     sources = repositories.find(settings, repository)
     with only_one(Path(settings.state), "a verification", patience):
         backup = pick(repositories.backups(sources, report), identity, None)
-        source = next(one for one in sources if one.name == backup.repository)
+        source = repositories.of(backup, sources)
         record: dict[str, Any] = {
             "backup": backup.id,
             "repository": source.name,
@@ -266,15 +264,16 @@ def _start(settings: Settings, directory: Path) -> Postgres:
     shutil.chown(directory / "staging", OWNER, OWNER)
     write_whole(directory / "password", secrets.token_hex(32) + "\n", mode=0o400)
     container = docker.from_env().containers.run(**container_options(settings, _image(settings)))
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + settings.start_seconds
     # Over TCP: while the cluster is being made, a temporary server answers on the socket only.
     while container.exec_run(["pg_isready", "--quiet", "--host=127.0.0.1", "--username=prefect"]).exit_code != 0:
         container.reload()
-        if container.status != "running" or time.monotonic() > end:
+        late = time.monotonic() > end
+        if container.status != "running" or late:
             words = " / ".join(container.logs(tail=4).decode(errors="replace").strip().splitlines())
-            raise Failure(
-                Code.NO_DATABASE, f'the throwaway Postgres does not start: "{words}"', "the live one is not concerned"
-            )
+            within = f" within {settings.start_seconds} s (stack_start_timeout)" if late else ""
+            hint = "the live one is not concerned" + (f" ; {SLOW}" if late else "")
+            raise Failure(Code.NO_DATABASE, f'the throwaway Postgres does not start{within}: "{words}"', hint)
         time.sleep(0.2)
     return Postgres(str(directory / "socket"), directory / "staging", CONTAINER)
 

@@ -215,7 +215,7 @@ def test_no_room_by_the_estimate(vps: Vps, others: Others, nothing_left: None) -
     refused = run(vps, "prefect-backup", "create", **environment)
     assert (refused.exit, refused.facts["code"]) == (15, "NO_ROOM")
     assert re.fullmatch(
-        rf"Refusing to back up: that takes about {size} \({size} in {STAGING}, {size} in {HERE}\), and 10485\.8 GB must"
+        rf"Refusing to back up: it needs about {size} \({size} in {STAGING}, {size} in {HERE}\), and 10485\.8 GB must"
         rf" stay free \(backups_reserve_mb\), but {size} are free",
         refused.facts["error"],
     )

@@ -326,6 +326,11 @@ def test_defaults_of_role_and_tools_are_the_same():
     for field in fields(contract.Settings):
         if f"backups_{field.name}" in DEFAULTS and field.name not in ("offsite", "notify_urls", "keep"):
             assert DEFAULTS[f"backups_{field.name}"] == field.default, field.name
+    # A start takes as long after a restore as in the playbook.
+    stack = yaml.safe_load((ROOT / "ansible/roles/stack/defaults/main.yml").read_text())
+    written = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__backups_settings"]
+    assert contract.Settings("1", None).start_seconds == stack["stack_start_timeout"]
+    assert written["start_seconds"] == "{{ stack_start_timeout | int }}"
     assert DEFAULTS["backups_keep"] == {field.name: field.default for field in fields(contract.Keep)}
 
 

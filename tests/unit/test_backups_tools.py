@@ -8,17 +8,35 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import docker.errors
 import pytest
 from cryptography.fernet import Fernet
-from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, space, stack, verify
+from prefect_backups import (
+    backup,
+    check,
+    cli_backup,
+    crashes,
+    images,
+    manifest,
+    notify,
+    outbox,
+    plan,
+    space,
+    stack,
+    verify,
+)
 from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
+from prefect_backups.host import Host
 from prefect_backups.manifest import Manifest, Table
 from prefect_backups.postgres import Postgres
+from prefect_backups.progress import Report
 from prefect_backups.restic import (
     Backup,
     Repository,
@@ -272,7 +290,7 @@ def test_no_room_is_refused_with_the_figures(tmp_path):
         space.require("back up", needs, SETTINGS, free=lambda _: 4_500_000_000)
     assert caught.value.code is Code.NO_ROOM
     assert caught.value.fact == (
-        f"Refusing to back up: that takes about 3.5 GB (3.0 GB in {tmp_path}/staging, 500 MB in {tmp_path}/repository),"
+        f"Refusing to back up: it needs about 3.5 GB (3.0 GB in {tmp_path}/staging, 500 MB in {tmp_path}/repository),"
         " and 1.1 GB must stay free (backups_reserve_mb), but 4.5 GB are free"
     )
 
@@ -378,6 +396,167 @@ def test_people_that_cannot_be_reached():
     ]
 
 
+# --- which Postgres -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "major"),
+    [
+        ("postgres:17.12-trixie", 17),
+        ("postgres:17", 17),
+        ("registry.example.org:5000/tools/postgres:18-alpine", 18),
+        (f"postgres:17.12-trixie@sha256:{'18' * 32}", 17),
+        (f"postgres@sha256:{'18' * 32}", None),
+        (f"registry.example.org:5000/postgres@sha256:{'18' * 32}", None),
+        ("registry.example.org:5000/postgres", None),
+        ("postgres:trixie", None),
+        ("", None),
+    ],
+)
+def test_the_version_of_postgres_is_read_of_its_tag(image, major):
+    assert images.major_of(image) == major
+
+
+class Engine:
+    """Docker, with one image that says something when it is run, or none."""
+
+    def __init__(self, *said: str) -> None:
+        self.images = self.containers = self
+        self.said, self.ran = said, []
+
+    def get(self, image: str) -> Any:
+        if not self.said:
+            raise docker.errors.ImageNotFound("no such image")
+        return SimpleNamespace(id="sha256:here")
+
+    def run(self, image: str, command: list[str], **options: Any) -> bytes:
+        self.ran.append((image, command, options["entrypoint"], options["network_mode"]))
+        return self.said[0].encode()
+
+
+def host_of(image: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stack.Stack:
+    (tmp_path / "stack.env").write_text(f"POSTGRES_IMAGE={image}\n")
+    monkeypatch.setattr(images.docker, "from_env", lambda: engine)
+    return stack.Stack(dataclasses.replace(SETTINGS, compose_environment=str(tmp_path / "stack.env")))
+
+
+DIGEST = f"postgres@sha256:{'0a' * 32}"
+
+
+def test_an_image_whose_tag_does_not_tell_its_version_is_asked_itself(tmp_path, monkeypatch):
+    engine = Engine("postgres (PostgreSQL) 16.4 (Debian 16.4-1.pgdg120+1)\n")
+    assert host_of(DIGEST, engine, tmp_path, monkeypatch).postgres_major() == 16
+    assert engine.ran == [("sha256:here", ["--version"], "postgres", "none")]
+    tagged = Engine("postgres (PostgreSQL) 16.4")
+    assert host_of("postgres:17.12", tagged, tmp_path, monkeypatch).postgres_major() == 17
+    assert tagged.ran == []
+
+
+@pytest.mark.parametrize(("engine", "words"), [(Engine(), "no such image"), (Engine("sh: what?\n"), "sh: what?")])
+def test_an_image_that_does_not_tell_its_version_is_refused(engine, words, tmp_path, monkeypatch):
+    with pytest.raises(Failure) as refused:
+        host_of(DIGEST, engine, tmp_path, monkeypatch).postgres_major()
+    assert refused.value.code is Code.INCOMPATIBLE
+    assert refused.value.fact == (
+        f'Refusing to restore: which Postgres "{DIGEST}" is, neither its tag nor the image itself tells: "{words}"'
+    )
+    assert "prefect_postgres_image: postgres:17@sha256:…" in refused.value.hint
+
+
+def test_a_backup_of_a_newer_postgres_is_refused_whatever_pins_the_image(tmp_path, monkeypatch):
+    for image in DIGEST, f"postgres:16@sha256:{'0a' * 32}":
+        host = host_of(image, Engine("postgres (PostgreSQL) 16.4"), tmp_path, monkeypatch)
+        account = dataclasses.replace(Manifest.from_json(MANIFEST.to_json()), postgres="17.12")
+        made_of = plan.Plan(made(), account, None, account.prefect, "readable", None, None)
+        with pytest.raises(Failure) as refused:
+            plan.Planner(Host(SETTINGS, Report.silent(), host, None))._check_versions(made_of)
+        assert refused.value.code is Code.INCOMPATIBLE
+        assert refused.value.fact == (
+            f"Refusing to restore {made().id}: it is of Postgres 17.12, and this host runs {image}, whose pg_restore"
+            " cannot read it"
+        )
+
+
+# --- how long a start may take ----------------------------------------------------------------------------------------
+
+
+class Container:
+    """A container, by the states that it is seen in one after the other: status, health, restarts so far."""
+
+    def __init__(self, *states: tuple[str, str, int]) -> None:
+        self.states, self.looks = states, 0
+
+    @property
+    def now(self) -> tuple[str, str, int]:
+        return self.states[min(self.looks, len(self.states) - 1)]
+
+    status = property(lambda self: self.now[0])
+    health = property(lambda self: self.now[1])
+    attrs = property(lambda self: {"RestartCount": self.now[2]})
+
+    def reload(self) -> None:
+        self.looks += 1
+
+    def logs(self, tail: int) -> bytes:
+        return b"still\nrecovering\n"
+
+
+STARTING, HEALTHY = ("running", "starting", 0), ("running", "healthy", 0)
+
+
+@pytest.fixture
+def starting(monkeypatch):
+    """`starting(container, seconds)` is a host whose containers are that one, and whose clock is not waited for."""
+    clock = [0.0]
+    monkeypatch.setattr(stack.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(stack.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(stack.Stack, "compose", lambda self, *words, **more: None)
+    monkeypatch.setattr(stack.Stack, "volume", lambda self: Path("/volume"))
+
+    def make(container: Container, seconds: int = 900) -> stack.Stack:
+        engine = SimpleNamespace(containers=SimpleNamespace(get=lambda name: container))
+        monkeypatch.setattr(stack.docker, "from_env", lambda: engine)
+        return stack.Stack(dataclasses.replace(SETTINGS, start_seconds=seconds))
+
+    return make
+
+
+def test_a_start_is_waited_for_as_long_as_the_inventory_says(starting):
+    """On a processor that is 15 times slower the server takes minutes."""
+    slow = Container(*[STARTING] * 4000, HEALTHY)
+    starting(slow).start_server()
+    assert slow.health == "healthy"
+    with pytest.raises(Failure) as late:
+        starting(Container(*[STARTING] * 4000, HEALTHY), seconds=60).start_server()
+    assert late.value.code is Code.NOT_READY
+    assert late.value.fact == 'the server is not ready after 60 s (stack_start_timeout): "still / recovering"'
+    assert late.value.hint == (
+        "look at: docker logs --tail 50 prefect-server ; where the host is only slow: raise stack_start_timeout in the"
+        " inventory, run site.yml --tags backups ; when that is solved: prefect-restore --resume ; or go back:"
+        " prefect-restore --undo"
+    )
+
+
+def test_a_postgres_that_is_slow_is_not_taken_for_broken(starting):
+    postgres = SimpleNamespace(wait=lambda seconds: None)
+    starting(Container(*[STARTING] * 4000, HEALTHY)).start_postgres(postgres)
+    with pytest.raises(Failure) as late:
+        starting(Container(STARTING), seconds=60).start_postgres(postgres)
+    assert late.value.code is Code.NO_DATABASE
+    assert late.value.fact == 'Postgres does not start within 60 s (stack_start_timeout): "still / recovering"'
+    assert late.value.hint.startswith("where the host is only slow: raise stack_start_timeout in the inventory")
+    with pytest.raises(Failure) as broken:
+        starting(Container(STARTING, ("restarting", "starting", 3))).start_postgres(postgres)
+    assert broken.value.fact == 'Postgres does not start: "still / recovering"'
+
+
+def test_a_server_that_ends_again_and_again_is_not_waited_for(starting):
+    with pytest.raises(Failure) as broken:
+        starting(Container(STARTING, ("restarting", "starting", 5))).start_server()
+    assert broken.value.fact == 'the server does not start: it has ended 5 times: "still / recovering"'
+    assert broken.value.code is Code.NOT_READY
+
+
 # --- verification ----------------------------------------------------------------------------------------------------
 
 
@@ -410,6 +589,40 @@ def test_the_throwaway_postgres_is_shut_in():
     assert options["read_only"] and options["cap_drop"] == ["ALL"]
     assert options["mem_limit"] == options["memswap_limit"] == "384m"
     assert "POSTGRES_PASSWORD" not in options["environment"]
+
+
+# --- what is remembered of the last backup ------------------------------------------------------------------------------
+
+
+def test_a_prune_does_not_write_over_what_another_has_written_meanwhile(tmp_path, monkeypatch):
+    """A copy off-site prunes for minutes while the next backup prunes here: both are remembered."""
+    settings = dataclasses.replace(SETTINGS, state=str(tmp_path), offsite=[NAS])
+    local, (nas,) = Repository.local(settings), Repository.offsite(settings)
+    monkeypatch.setattr(Repository, "forget", lambda self, keep: 0)
+
+    def prune(self: Repository, thorough: bool = True) -> None:
+        if not self.is_local:
+            backup.tidy(settings, local, Report.silent())
+
+    monkeypatch.setattr(Repository, "prune", prune)
+    backup.tidy(settings, nas, Report.silent())
+    assert set(backup.read_last(settings)["pruned"]) == {"local", "nas"}
+
+
+def test_two_that_remember_at_once_both_do(tmp_path):
+    settings = dataclasses.replace(SETTINGS, state=str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(backup._remember, settings, pruned={str(n): 1.0}) for n in range(40)]:
+            done.result()
+    assert len(backup.read_last(settings)["pruned"]) == 40
+
+
+def test_what_is_new_takes_the_place_of_what_was_known_by_its_name():
+    known = {"id": "a", "offsite": {"nas": {"ids": ["a"], "error": "x"}, "s3": {"ids": []}}}
+    assert backup.merged(known, {"id": "b", "offsite": {"nas": {"error": None}}}) == {
+        "id": "b",
+        "offsite": {"nas": {"ids": ["a"], "error": None}, "s3": {"ids": []}},
+    }
 
 
 # --- command line and messages ---------------------------------------------------------------------------------------

@@ -6,18 +6,32 @@ import ast
 import dataclasses
 import io
 import json
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from prefect_backups import choose, cli_restore, lock, manifest, plan, repositories, schema, settings
+from prefect_backups import (
+    choose,
+    decide,
+    lock,
+    manifest,
+    plan,
+    repositories,
+    restore_options,
+    restore_words,
+    schema,
+    settings,
+)
 from prefect_backups.decide import possible
 from prefect_backups.errors import Code, Failure
+from prefect_backups.host import Host
 from prefect_backups.journal import Journal
 from prefect_backups.plan import Plan
 from prefect_backups.progress import Report, duration, size
 from prefect_backups.restic import Backup
+from prefect_backups.stopping import Interrupted, stoppable
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -127,6 +141,15 @@ def test_a_database_that_somebody_dropped_is_no_obstacle(renames: list, there: s
     assert possible(renames, there) == chosen
 
 
+def test_what_is_there_is_backed_up_first_where_there_is_something_that_can_be() -> None:
+    for live in ("readable", "unreadable"):
+        assert decide.safety_backup(live, wanted=True, lost=False)
+        assert not decide.safety_backup(live, wanted=False, lost=False)
+        assert not decide.safety_backup(live, wanted=True, lost=True)
+    for live in ("missing", "empty"):
+        assert not decide.safety_backup(live, wanted=True, lost=False)
+
+
 # --- the journal ---------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +175,7 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def unit_arguments(*words: str, plan: Plan | None = None, shown: int = 0) -> list[str]:
-    return cli_restore.settled(cli_restore.parser().parse_args(words), plan, shown)
+    return restore_options.settled(restore_options.parser().parse_args(words), plan, shown)
 
 
 def plan_of(backup: Backup, last_life: datetime | None = None) -> Plan:
@@ -186,19 +209,19 @@ def test_what_nobody_was_shown_is_passed_on_as_it_was_said() -> None:
 def test_every_option_reaches_the_unit_or_is_of_the_front() -> None:
     front = {"list", "resume", "drop_previous", "dry_run", "yes", "in_unit", "by_systemd", "shown"}
     everything = {"latest": [], "id": ["x"], "before": ["2h"], "undo": [], "repository": ["x"], "outage_since": ["2h"]}
-    for name in set(vars(cli_restore.parser().parse_args([]))) - front:
+    for name in set(vars(restore_options.parser().parse_args([]))) - front:
         option = {"repository": "--from"}.get(name, f"--{name.replace('_', '-')}")
         value = everything.get(name, ["5"] if name == "drain" else [])
         assert option in unit_arguments(option, *value), name
 
 
 def test_workers_that_do_not_run_are_said() -> None:
-    assert cli_restore.workers_of(2, []) == "2 workers are back."
-    assert cli_restore.workers_of(0, ["prefect-worker@a.service", "prefect-worker@b.service"]) == (
+    assert restore_words.workers_of(2, []) == "2 workers are back."
+    assert restore_words.workers_of(0, ["prefect-worker@a.service", "prefect-worker@b.service"]) == (
         "0 workers are back. 2 do not run, and did not before: prefect-worker@a.service, prefect-worker@b.service;"
         " start them: systemctl start prefect-worker@a.service prefect-worker@b.service"
     )
-    assert cli_restore.workers_of(1, ["prefect-worker@b.service"]) == (
+    assert restore_words.workers_of(1, ["prefect-worker@b.service"]) == (
         "1 worker is back. 1 does not run, and did not before: prefect-worker@b.service;"
         " start it: systemctl start prefect-worker@b.service"
     )
@@ -252,7 +275,7 @@ def test_a_repository_that_does_not_open_hides_no_other() -> None:
 
 def test_the_list_shows_all_of_them(tmp_path: Path) -> None:
     many = [made(f"202611{day:02}T{hour:02}1200Z") for day in (20, 21) for hour in range(24)]
-    assert cli_restore.table_of(many, tmp_path, NOON).row_count == len(many) == 48
+    assert restore_words.table_of(many, tmp_path, NOON).row_count == len(many) == 48
 
 
 # --- the lock --------------------------------------------------------------------------------------------------------
@@ -263,6 +286,33 @@ def test_who_is_at_work_is_known(tmp_path: Path) -> None:
     with lock.only_one(tmp_path, "a restore"):
         assert lock.holder(tmp_path) == "a restore"
     assert lock.holder(tmp_path) is None
+
+
+# --- a person says stop ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_restore_is_stopped_once_and_its_taking_back_is_not(number: signal.Signals) -> None:
+    before, said, taken_back = signal.getsignal(number), io.StringIO(), False
+    with pytest.raises(Interrupted, match=number.name), stoppable(Report(said)):
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            taken_back = True
+    assert taken_back
+    assert said.getvalue() == "      The short stop is under way and ends by itself in seconds; not stopping now.\n"
+    assert signal.getsignal(number) == before
+
+
+def test_the_short_stop_is_not_stopped() -> None:
+    said = io.StringIO()
+    with stoppable(Report(said)) as stop:
+        stop.put_off()
+        signal.raise_signal(signal.SIGTERM)
+        # The terminal may go at any time.
+        signal.raise_signal(signal.SIGHUP)
+    assert said.getvalue().count("not stopping now") == 1
 
 
 # --- the settings --------------------------------------------------------------------------------------------------
@@ -348,10 +398,10 @@ def _planner(monkeypatch, lost: dict[str, set[str]]) -> plan.Planner:
     whole = set(schema.TABLES)
     repository = _Repository({one.id: whole - lost.get(one.id, set()) for one in HOURLY})
     stack = SimpleNamespace(prefect_version=lambda: "3.8.8")
-    planner = plan.Planner(SimpleNamespace(), None, stack, None)
+    planner = plan.Planner(Host(SimpleNamespace(), None, stack, None))
     monkeypatch.setattr(plan.repositories, "find", lambda settings, name: [repository])
     monkeypatch.setattr(plan.manifest, "path", lambda settings: "/manifest")
-    monkeypatch.setattr(planner, "backups", lambda name, initial: HOURLY)
+    monkeypatch.setattr(plan.repositories, "backups", lambda repositories, report: HOURLY)
     return planner
 
 

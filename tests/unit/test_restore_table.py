@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_backups import decide, manifest, previous, restore, smoke
+from prefect_backups import build, decide, manifest, previous, smoke, undo, unfinished
 from prefect_backups.decide import Action, Command, Live
 from prefect_backups.errors import Code, Failure
+from prefect_backups.host import Host
 from prefect_backups.journal import PHASES, Journal
 from prefect_backups.plan import TAKE_BACK_ONLY, Plan, Request
 from prefect_backups.postgres import GIVEN_UP, LIVE, OURS, PREVIOUS, RESTORING
 from prefect_backups.progress import Report
 from prefect_backups.restic import Backup
-from prefect_backups.restore import TRIES, Restore
+from prefect_backups.restore import Restore
+from prefect_backups.resume import TRIES
 from prefect_backups.settings import Door, Settings
 
 # --- the decision --------------------------------------------------------------------------------------------------
@@ -111,8 +113,8 @@ class Database:
 
 
 @dataclass
-class Host:
-    """Postgres (both `Postgres` and what is behind `Stack`), server, proxy, workers."""
+class Played:
+    """A host: Postgres (both `Postgres` and what is behind `Stack`), server, proxy, workers."""
 
     databases_: dict[str, Database] = field(default_factory=dict)
     cluster_id: str = "1"
@@ -140,7 +142,7 @@ class Host:
 
 
 class PlayedPostgres:
-    def __init__(self, host: Host, staging: Path) -> None:
+    def __init__(self, host: Played, staging: Path) -> None:
         self.host, self.staging = host, staging
 
     def _up(self) -> None:
@@ -206,7 +208,7 @@ class PlayedPostgres:
 
 
 class PlayedStack:
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Played) -> None:
         self.host = host
 
     def start_postgres(self, postgres: PlayedPostgres) -> None:
@@ -278,7 +280,7 @@ class PlayedStack:
 
 
 class PlayedPlanner:
-    def __init__(self, host: Host, stack: PlayedStack, postgres: PlayedPostgres) -> None:
+    def __init__(self, host: Played, stack: PlayedStack, postgres: PlayedPostgres) -> None:
         self.host, self.stack, self.postgres = host, stack, postgres
 
     def plan(self, request: Request, touch: bool, tolerated: Any = ()) -> Plan:
@@ -304,13 +306,12 @@ class PlayedPlanner:
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`play(host)` is the real Restore on a host that is played."""
     monkeypatch.setattr(
-        restore, "bring_back", lambda source, backup, facts, postgres, *more: (
+        build, "bring_back", lambda source, backup, facts, postgres, *more: (
             postgres.drop(RESTORING), postgres.create(RESTORING, RESTORED_WORLD)
         )
     )  # fmt: skip
-    monkeypatch.setattr(restore, "prove", lambda *more: None)
-    monkeypatch.setattr(restore.Restore, "_oid", lambda self, name: self.postgres.oid(name))
-    monkeypatch.setattr(restore.backup, "create_unlocked", lambda *more: {"id": "safety"})
+    monkeypatch.setattr(build, "prove", lambda *more: None)
+    monkeypatch.setattr(build.backup, "create_unlocked", lambda *more: {"id": "safety"})
     monkeypatch.setattr(smoke, "Client", lambda door: None)
     monkeypatch.setattr(smoke, "run", lambda *more: "flow run Completed")
 
@@ -319,17 +320,15 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             raise Failure(Code.SMOKE, "the reverse proxy cannot be reached")
         return "id"
 
-    host_now: list[Host] = []
+    host_now: list[Played] = []
     monkeypatch.setattr(smoke, "find", find)
     settings = Settings("1", Door("https://x", "backups", "/p", "/c"), state=str(tmp_path))
 
-    def make(host: Host, by_systemd: bool = False) -> Restore:
+    def make(host: Played, by_systemd: bool = False) -> Restore:
         host_now[:] = [host]
-        made = Restore(settings, Report.silent(), by_systemd)
-        made.stack = PlayedStack(host)  # type: ignore[assignment]
-        made.postgres = PlayedPostgres(host, tmp_path)  # type: ignore[assignment]
-        made.planner = PlayedPlanner(host, made.stack, made.postgres)  # type: ignore[assignment]
-        return made
+        stack, postgres = PlayedStack(host), PlayedPostgres(host, tmp_path)
+        here = Host(settings, Report.silent(), stack, postgres, by_systemd)  # type: ignore[arg-type]
+        return Restore(here, PlayedPlanner(host, stack, postgres))  # type: ignore[arg-type]
 
     class Connection:
         def execute(self, *words: Any) -> None: ...
@@ -359,7 +358,7 @@ DISASTERS = ("none", "database gone", "volume gone", "postgres broken", "server 
 COMMANDS = ("undo", "latest", "new cluster", "resume", "reboot")
 
 
-def cut(at: str, state: Path) -> Host:
+def cut(at: str, state: Path) -> Played:
     """A host on which a restore (or an undo) was cut off."""
     live, older = Database(16384, OLD_WORLD), Database(16500, OLDER_WORLD)
     new = Database(16600, RESTORED_WORLD)
@@ -368,7 +367,7 @@ def cut(at: str, state: Path) -> Host:
     phase = {"swapped": "switching"}.get(at, at.removeprefix("undo ").removesuffix(" a new cluster"))
     target = older.oid if undo else new.oid
     journal = Journal("undo" if undo else "20261120T111200Z", phase, target, "1", worker, served=True)
-    host = Host({LIVE: live, PREVIOUS: older})
+    host = Played({LIVE: live, PREVIOUS: older})
     if at == "building":
         host.databases_[RESTORING] = new
         journal.target, journal.workers = 0, []
@@ -395,7 +394,7 @@ def cut(at: str, state: Path) -> Host:
     return host
 
 
-def strike(host: Host, disaster: str) -> None:
+def strike(host: Played, disaster: str) -> None:
     if disaster == "database gone":
         host.databases_.pop(LIVE, None)
         host.server_up = False
@@ -411,13 +410,13 @@ def strike(host: Host, disaster: str) -> None:
         host.disk_full, host.postgres_up, host.server_up = True, False, False
 
 
-def mend(host: Host, disaster: str) -> None:
+def mend(host: Played, disaster: str) -> None:
     """What a person does about what no restore can mend: an image, a configuration, a disk."""
     host.server_starts = host.proxy_starts = True
     host.disk_full = False
 
 
-def do(command: str, play: Any, host: Host) -> Failure | dict[str, Any] | None:
+def do(command: str, play: Any, host: Played) -> Failure | dict[str, Any] | None:
     """One command; its failure, or its facts."""
     try:
         if command == "undo":
@@ -431,7 +430,7 @@ def do(command: str, play: Any, host: Host) -> Failure | dict[str, Any] | None:
         return failure
 
 
-def well(host: Host, state: Path) -> bool:
+def well(host: Played, state: Path) -> bool:
     return host.world is not None and host.workers_up and host.proxy_up and not Journal.path(state).exists()
 
 
@@ -493,7 +492,7 @@ def test_a_newer_restore_that_fails_leaves_the_old_one_as_it_was(
         raise Failure(Code.DAMAGED, "not whole")
 
     with monkeypatch.context() as patch:
-        patch.setattr(restore, "bring_back", broken)
+        patch.setattr(build, "bring_back", broken)
         outcome = do(command, play, host)
     assert isinstance(outcome, Failure) and outcome.code is Code.DAMAGED
     after = Journal.load(tmp_path)
@@ -509,12 +508,12 @@ def test_a_newer_restore_that_fails_leaves_the_old_one_as_it_was(
 def test_a_new_cluster_whose_backup_does_not_come_back_puts_all_back(
     play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = Host({LIVE: Database(16384, OLD_WORLD)})
+    host = Played({LIVE: Database(16384, OLD_WORLD)})
 
     def broken(*words: Any) -> None:
         raise Failure(Code.MISMATCH, "different")
 
-    monkeypatch.setattr(restore, "prove", broken)
+    monkeypatch.setattr(build, "prove", broken)
     assert do("new cluster", play, host).code is Code.MISMATCH
     assert (host.world, host.cluster_id, host.aside) == (OLD_WORLD, "1", {})
     assert well(host, tmp_path)
@@ -522,7 +521,7 @@ def test_a_new_cluster_whose_backup_does_not_come_back_puts_all_back(
 
 def test_the_sequence_of_the_bad_night(play: Any, tmp_path: Path) -> None:
     """A table dropped, restored, undone to what was broken, the volume deleted: and the newest backup comes back."""
-    host = Host({LIVE: Database(16384, OLD_WORLD, frozenset({"alembic_version"}))}, server_up=False)
+    host = Played({LIVE: Database(16384, OLD_WORLD, frozenset({"alembic_version"}))}, server_up=False)
     assert do("latest", play, host)["undo"] == "prefect-restore --undo"
     undone = do("undo", play, host)
     assert undone.code is Code.NOT_READY
@@ -567,7 +566,7 @@ def test_flow_runs_are_reconciled_once(play: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_a_journal_that_cannot_be_read_is_no_obstacle(play: Any, tmp_path: Path) -> None:
-    host = Host({LIVE: Database(16384, OLD_WORLD)})
+    host = Played({LIVE: Database(16384, OLD_WORLD)})
     Journal.path(tmp_path).write_text('{"phase": "of a newer kit"}')
     assert isinstance(do("latest", play, host), dict)
     assert well(host, tmp_path)
@@ -575,7 +574,7 @@ def test_a_journal_that_cannot_be_read_is_no_obstacle(play: Any, tmp_path: Path)
 
 
 def test_an_undo_is_of_what_was_shown(play: Any, tmp_path: Path) -> None:
-    host = Host({LIVE: Database(16384, RESTORED_WORLD), PREVIOUS: Database(16500, OLD_WORLD)})
+    host = Played({LIVE: Database(16384, RESTORED_WORLD), PREVIOUS: Database(16500, OLD_WORLD)})
     with pytest.raises(Failure) as refused:
         play(host).undo(Request(shown=16499))
     assert refused.value.code is Code.DECLINED
@@ -587,7 +586,7 @@ def test_an_undo_is_of_what_was_shown(play: Any, tmp_path: Path) -> None:
 def test_an_undo_that_was_to_take_something_back_goes_nowhere_else(play: Any, tmp_path: Path) -> None:
     """The resumption has taken it back meanwhile: an earlier restore is not undone in its place."""
     host = cut("switching", tmp_path)
-    assert play(host).undo_takes_back(Journal.load(tmp_path))
+    assert unfinished.undo_takes_back(play(host).host, Journal.load(tmp_path))
     assert do("resume", play, host)["resumed"] == "taken back"
     with pytest.raises(Failure) as refused:
         play(host).undo(Request(shown=TAKE_BACK_ONLY))
@@ -611,10 +610,10 @@ def test_a_worker_that_does_not_come_keeps_no_restore_unfinished(
 
 
 def test_what_an_undo_goes_back_to_is_said(play: Any, tmp_path: Path) -> None:
-    host = Host({LIVE: Database(1, RESTORED_WORLD), PREVIOUS: Database(2, OLD_WORLD, frozenset({"alembic_version"}))})
-    made = play(host)
+    host = Played({LIVE: Database(1, RESTORED_WORLD), PREVIOUS: Database(2, OLD_WORLD, frozenset({"alembic_version"}))})
+    made = play(host).host
     previous.note(made.settings, NEW)
-    assert made.check_undo() == (
+    assert undo.check(made) == (
         f"the database of before the restore of {NEW}, 0 s ago (0.0 MB)\n"
         "But the server cannot serve it: it lacks the tables flow_run"
     )
@@ -622,7 +621,7 @@ def test_what_an_undo_goes_back_to_is_said(play: Any, tmp_path: Path) -> None:
 
 def test_a_database_of_before_does_not_expire_under_an_unfinished_restore(play: Any, tmp_path: Path) -> None:
     host = cut("ordering", tmp_path)
-    made = play(host)
+    made = play(host).host
     (tmp_path / "previous.json").write_text('{"since": 1, "backup": "x", "marked": true}')
     assert previous.expire(made.settings, made.postgres) is False
     assert PREVIOUS in host.databases_

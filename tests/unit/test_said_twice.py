@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from prefect_backups import verify
+from prefect_backups.settings import Door, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible" / "roles"
@@ -311,3 +313,10 @@ def test_both_kinds_of_workers_have_the_servers_version():
     pinned = f"prefect=={DEFAULTS['prefect_version']}"
     for role in "workers", "docker_pool":
         assert pinned in (ROLES / role / "files/requirements.in").read_text().splitlines()
+
+
+def test_the_throwaway_postgres_makes_its_cluster_as_the_live_one_does():
+    """A backup that is proven under another collation or encoding is not proven."""
+    live = yaml.safe_load((ROOT / "compose/compose.yml").read_text())["services"]["postgres"]["environment"]
+    throwaway = verify.container_options(Settings("1", Door("https://x", "backups", "/p", "/c")), "postgres")
+    assert throwaway["environment"]["POSTGRES_INITDB_ARGS"].split() == live["POSTGRES_INITDB_ARGS"].split()
