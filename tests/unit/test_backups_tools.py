@@ -19,9 +19,8 @@ from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
 from prefect_backups.manifest import Manifest, Table
 from prefect_backups.postgres import Postgres
-from prefect_backups.restic import (
-    Backup,
-    Repository,
+from prefect_backups.restic import Backup, Repository
+from prefect_backups.restic_output import (
     hide_password,
     keep_options,
     last_words,
