@@ -200,7 +200,7 @@ def _dump(settings: Settings, postgres: Postgres, expected: int, advance: Advanc
     with postgres.connect(autocommit=False) as connection, ThreadPoolExecutor(1) as pool:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
+        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]
         counting: Future[dict[str, Table]] = pool.submit(manifest.take, connection)
 
         def watch() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .files import write_whole
+from .lock import briefly
 from .settings import Settings
 
 
@@ -18,8 +20,17 @@ def read_last(settings: Settings) -> dict[str, Any]:
         return {}
 
 
-def remember(settings: Settings, **values: Any) -> dict[str, Any]:
-    """Write down more of it; gives the whole."""
-    last = {**read_last(settings), **values}
-    write_whole(Path(settings.state) / "last.json", json.dumps(last, indent=2) + "\n")
-    return last
+def merged(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known, with new values in it; of what is itself a mapping, such as `pruned`, only the names that they hold."""
+    result = dict(known)
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], value) if nested else value
+    return result
+
+
+def remember(settings: Settings, **values: Any) -> None:
+    """Write down what is new. A copy off-site and a backup do so side by side, each without the other's lock."""
+    state = Path(settings.state)
+    with briefly(state):
+        write_whole(state / "last.json", json.dumps(merged(read_last(settings), values), indent=2) + "\n")

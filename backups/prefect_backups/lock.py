@@ -53,6 +53,17 @@ def only_one(state: Path, what: str, patience: float = PATIENCE) -> Iterator[Non
             file.truncate(0)
 
 
+@contextlib.contextmanager
+def briefly(directory: Path) -> Iterator[None]:
+    """Hold a directory for a moment, against others that read a file in it, change it and write it back; waits for them."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def holder(state: Path) -> str | None:
     """What the holder of the lock does, as it has said; None when nobody holds it."""
     try:

@@ -117,7 +117,8 @@ class Planner:
         The newest of all may be the safety backup that a restore has made of the very damage that it was to mend.
         """
         known = {one.name: one for one in repositories.find(self.settings, repositories.ALL)}
-        backups, here, notes = self.backups(request.repository, request.initial), self.stack.prefect_version(), []
+        backups, here = self.backups(request.repository, request.initial), self.stack.prefect_version()
+        notes: list[str] = []
         while True:
             chosen = choose.pick(backups, request.id, request.before)
             repository = known[chosen.repository]

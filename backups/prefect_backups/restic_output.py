@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from .progress import size
 from .settings import Keep
@@ -88,7 +89,7 @@ def progress_of(line: str) -> tuple[float | None, str] | None:
         return None
     if not isinstance(message, dict) or message.get("message_type") != "status":
         return None
-    done = message.get("bytes_done", message.get("bytes_restored", 0))
+    done: Any = message.get("bytes_done", message.get("bytes_restored", 0))
     total = message.get("total_bytes", 0)
     return message.get("percent_done"), f"{size(done)} of {size(total)}" if total else ""
 

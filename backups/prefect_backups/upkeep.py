@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def tidy(settings: Settings, repository: Repository, report: Report, thorough: b
         if due:
             with report.step(f"what no backup needs freed{where}", f"prune{where}"):
                 repository.prune()
-            remember(settings, pruned={**pruned, repository.name: time.time()})
+            remember(settings, pruned={repository.name: time.time()})
         return forgotten
     except Failure as failure:
         if failure.code is not Code.BUSY or thorough:
@@ -80,9 +79,7 @@ def _copy_and_remember(settings: Settings, repository: Repository, report: Repor
         failed = failure
         report.say(f"      {failure.fact}", style="red")
         state = {"error": failure.fact}
-    known: Mapping[str, Any] = read_last(settings).get("offsite", {})
-    kept = {**known.get(repository.name, {}), "error": None, **state}
-    remember(settings, offsite={**known, repository.name: kept})
+    remember(settings, offsite={repository.name: {"error": None, **state}})
     return failed
 
 

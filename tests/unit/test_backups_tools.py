@@ -8,17 +8,32 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from prefect_backups import backup, check, cli_backup, crashes, manifest, notify, outbox, space, stack, verify
+from prefect_backups import (
+    backup,
+    check,
+    cli_backup,
+    crashes,
+    last,
+    manifest,
+    notify,
+    outbox,
+    space,
+    stack,
+    upkeep,
+    verify,
+)
 from prefect_backups import postgres as postgres_module
 from prefect_backups.errors import Code, Failure
 from prefect_backups.manifest import Manifest, Table
 from prefect_backups.postgres import Postgres
+from prefect_backups.progress import Report
 from prefect_backups.restic import Backup, Repository
 from prefect_backups.restic_output import (
     hide_password,
@@ -409,6 +424,40 @@ def test_the_throwaway_postgres_is_shut_in():
     assert options["read_only"] and options["cap_drop"] == ["ALL"]
     assert options["mem_limit"] == options["memswap_limit"] == "384m"
     assert "POSTGRES_PASSWORD" not in options["environment"]
+
+
+# --- what is remembered of the last backup ------------------------------------------------------------------------------
+
+
+def test_a_prune_does_not_write_over_what_another_has_written_meanwhile(tmp_path, monkeypatch):
+    """A copy off-site prunes for minutes while the next backup prunes here: both are remembered."""
+    settings = dataclasses.replace(SETTINGS, state=str(tmp_path), offsite=[NAS])
+    local, (nas,) = Repository.local(settings), Repository.offsite(settings)
+    monkeypatch.setattr(Repository, "forget", lambda self, keep: 0)
+
+    def prune(self: Repository, thorough: bool = True) -> None:
+        if not self.is_local:
+            upkeep.tidy(settings, local, Report.silent())
+
+    monkeypatch.setattr(Repository, "prune", prune)
+    upkeep.tidy(settings, nas, Report.silent())
+    assert set(last.read_last(settings)["pruned"]) == {"local", "nas"}
+
+
+def test_two_that_remember_at_once_both_do(tmp_path):
+    settings = dataclasses.replace(SETTINGS, state=str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(last.remember, settings, pruned={str(n): 1.0}) for n in range(40)]:
+            done.result()
+    assert len(last.read_last(settings)["pruned"]) == 40
+
+
+def test_what_is_new_takes_the_place_of_what_was_known_by_its_name():
+    known = {"id": "a", "offsite": {"nas": {"ids": ["a"], "error": "x"}, "s3": {"ids": []}}}
+    assert last.merged(known, {"id": "b", "offsite": {"nas": {"error": None}}}) == {
+        "id": "b",
+        "offsite": {"nas": {"ids": ["a"], "error": None}, "s3": {"ids": []}},
+    }
 
 
 # --- command line and messages ---------------------------------------------------------------------------------------

@@ -33,8 +33,9 @@ from .work import flow_problems, flows_pool_problems, pool_problems, worker_prob
 
 __all__ = ["prefect_left_passwords", "prefect_options", "prefect_settings_problems", "prefect_typed"]
 
+Check = Callable[[dict[str, Any]], list[str]]
 # Each looks at few settings, so that one that cannot be read hides as little as possible.
-CHECKS: tuple[Callable[[dict[str, Any]], list[str]], ...] = (
+CHECKS: tuple[Check, ...] = (
     domain_problems,
     acme_problems,
     user_problems,
@@ -76,7 +77,8 @@ def prefect_settings_problems(
     """
     problems = unknown_problems(variables, options)
     settings = read(values, options, problems)
-    for check in (partial(version_problems, locked_version=locked_version), *CHECKS):
+    versions: Check = partial(version_problems, locked_version=locked_version)
+    for check in (versions, *CHECKS):
         # What could not be read has been told, and what depends on it cannot be judged.
         with contextlib.suppress(Unread):
             problems += check(settings)

@@ -29,7 +29,7 @@ LEAST = {
     "workers_api_timeout": 1,
     "workers_drain_seconds": 0,
     "workers_shutdown_seconds": 0,
-    # Three signs of life, which come every 30 seconds.
+    # Three heartbeats, which come every 30 seconds.
     "workers_crash_seconds": 90,
     "checks_workers_timeout": 1,
     "checks_smoke_timeout": 1,
