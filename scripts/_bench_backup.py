@@ -7,6 +7,8 @@ import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from _bench import console, step, timed
 from rich.table import Table
@@ -67,7 +69,7 @@ def command(vps: Vps, text: str) -> float:
     return timed(lambda: vps.ssh(f"set -o pipefail; {text}", timeout=3600))
 
 
-def result(vps: Vps, text: str) -> dict:
+def result(vps: Vps, text: str) -> dict[str, Any]:
     """The JSON object that a tool of ours ends its output with."""
     said = vps.ssh(text, timeout=3600).stdout
     return json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
@@ -84,7 +86,7 @@ def quiet(vps: Vps) -> None:
 def back_up(vps: Vps, figures: Figures) -> str:
     """A backup by the kit; gives its id."""
     quiet(vps)
-    made: dict = {}
+    made: dict[str, Any] = {}
     seconds = timed(lambda: made.update(result(vps, "prefect-backup create --json")))
     figures.seconds["backup"].append(seconds)
     for name in ("dump", "store"):
@@ -110,7 +112,7 @@ def restore(vps: Vps, identity: str, figures: Figures, rows: int) -> None:
     """A restore by the kit, of a server that runs."""
     vps.ssh("prefect-restore --drop-previous")
     quiet(vps)
-    made: dict = {}
+    made: dict[str, Any] = {}
     # What is there is what is in the backup: the safety backup would measure a backup once more.
     line = f"prefect-restore --id {identity} --yes --without-safety-backup --json"
     figures.seconds["restore, everything"].append(timed(lambda: made.update(result(vps, line))))
@@ -153,7 +155,7 @@ def checksums(vps: Vps, figures: Figures) -> None:
     )
     for name, query in CHECKSUMS.items():
         text = ";\n".join(query.format(table=table, key=key) for table, key in map(str.split, tables.splitlines()))
-        figures.seconds[name].append(timed(lambda text=text: seed.psql(vps, text)))
+        figures.seconds[name].append(timed(partial(seed.psql, vps, text)))
 
 
 # --- the run ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def prefect_environment_value(value: Any) -> str:
 def prefect_worker_limit_problems(workers: Any) -> list[str]:
     """What is wrong with the environment, the secrets and the limits of workers, as lines for a person.
 
-    Values of another type than they should have are told by prefect_settings.py, and left alone here.
+    Values of another type than they should have are told by prefect_preflight, and left alone here.
     """
     problems = []
     for worker in workers if isinstance(workers, list) else []:

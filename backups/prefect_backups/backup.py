@@ -18,10 +18,9 @@ was half-made is removed, by `_undone` here or by `clean`, which systemd calls a
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,17 +32,17 @@ import psycopg
 from . import manifest, previous, space, verify
 from .errors import Code, Failure
 from .files import write_whole
-from .lock import briefly, only_one
+from .last import read_last, remember
+from .lock import only_one
 from .manifest import Manifest, Table
 from .postgres import LIVE, Postgres
 from .progress import Advance, Report, size
 from .restic import FULL, ID_FORMAT, SCHEDULED, Backup, Repository
 from .settings import Settings
 from .stack import Stack
+from .upkeep import copy_offsite, tidy
 
 KINDS = (SCHEDULED, "manual", "safety", "before-migration")
-# Hours between two runs of `restic prune`, which reads all lists; taking backups off the list costs nothing.
-PRUNE_EVERY = 24.0
 STAGING = "backup"
 
 
@@ -57,33 +56,6 @@ class Facts:
     database_bytes: int
     # Estimate of the dump.
     dump_bytes: int
-
-
-# --- the last backup, as this host remembers it -----------------------------------------------------------------
-
-
-def read_last(settings: Settings) -> dict[str, Any]:
-    """What the last backup wrote down about itself, its copies and prunes; empty when there is nothing."""
-    try:
-        return json.loads((Path(settings.state) / "last.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def merged(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known, with new values in it; of what is itself a mapping, such as `pruned`, only the names that they hold."""
-    result = dict(known)
-    for name, value in values.items():
-        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
-        result[name] = merged(result[name], value) if nested else value
-    return result
-
-
-def _remember(settings: Settings, **values: Any) -> None:
-    """Write down what is new. A copy off-site and a backup do so side by side, each without the other's lock."""
-    state = Path(settings.state)
-    with briefly(state):
-        write_whole(state / "last.json", json.dumps(merged(read_last(settings), values), indent=2) + "\n")
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------
@@ -142,7 +114,7 @@ def create_unlocked(settings: Settings, kind: str, report: Report) -> dict[str, 
             "postgres": account.postgres,
             "revision": account.revision,
         }
-    _remember(settings, **result, seconds=round(time.monotonic() - started, 2))
+    remember(settings, **result, seconds=round(time.monotonic() - started, 2))
     report.say(f"      {made.id}: {size(made.size)} in it, {size(made.added)} added to the repository")
     return result
 
@@ -228,7 +200,7 @@ def _dump(settings: Settings, postgres: Postgres, expected: int, advance: Advanc
     with postgres.connect(autocommit=False) as connection, ThreadPoolExecutor(1) as pool:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
+        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]
         counting: Future[dict[str, Table]] = pool.submit(manifest.take, connection)
 
         def watch() -> None:
@@ -306,124 +278,3 @@ def clean(settings: Settings, report: Report) -> dict[str, Any]:
     if removed:
         report.say(f"removed what was left of {' and '.join(removed)}")
     return {"removed": removed}
-
-
-# --- retention and copies -------------------------------------------------------------------------------------------
-
-
-def tidy(settings: Settings, repository: Repository, report: Report, thorough: bool = False) -> int:
-    """Take old backups off a repository's list and, once a day or when asked to, free their data.
-
-    Gives how many backups were taken off. Where a copy is still being read, it is put off to the next time.
-    """
-    if not repository.prunes:
-        return 0
-    pruned: dict[str, float] = read_last(settings).get("pruned", {})
-    due = thorough or time.time() - pruned.get(repository.name, 0) > PRUNE_EVERY * 3600
-    where = "" if repository.is_local else f" in {repository.name}"
-    try:
-        with report.step(f"old backups forgotten{where}", f"forget{where}"):
-            forgotten = repository.forget(settings.keep)
-        if due:
-            with report.step(f"what no backup needs freed{where}", f"prune{where}"):
-                repository.prune()
-            _remember(settings, pruned={repository.name: time.time()})
-        return forgotten
-    except Failure as failure:
-        if failure.code is not Code.BUSY or thorough:
-            raise
-        report.say(f"      put off: {failure.fact}")
-        return 0
-
-
-def copy_offsite(settings: Settings, report: Report) -> dict[str, Any]:
-    """Copy to each off-site repository what it does not have; gives how each went.
-
-    Raises Failure (OFFSITE) after all were tried.
-    """
-    repositories = Repository.offsite(settings)
-    if not repositories:
-        return {}
-    failures: dict[str, Failure] = {}
-    try:
-        with only_one(Path(settings.state) / "offsite", "a copy off-site", patience=60):
-            for repository in repositories:
-                failure = _copy_and_remember(settings, repository, report)
-                if failure is not None:
-                    failures[repository.name] = failure
-    except Failure as failure:
-        # It copies this backup too, or the next one will; `check` sees to it that it does not take for ever.
-        report.say(f"      not copied now: {failure.fact}")
-    if failures:
-        facts = "; ".join(failure.fact for failure in failures.values())
-        raise Failure(
-            Code.OFFSITE,
-            f"{len(failures)} of {len(repositories)} copies off-site failed: {facts}",
-            next(iter(failures.values())).hint + "; the next backup copies what is missing",
-        )
-    return read_last(settings).get("offsite", {})
-
-
-def _copy_and_remember(settings: Settings, repository: Repository, report: Report) -> Failure | None:
-    """Copy to one off-site repository, and write down how that went; gives the failure, if it is one."""
-    failed = None
-    try:
-        state = _copy(settings, repository, report)
-    except Failure as failure:
-        failed = failure
-        report.say(f"      {failure.fact}", style="red")
-        state = {"error": failure.fact}
-    _remember(settings, offsite={repository.name: {"error": None, **state}})
-    return failed
-
-
-def _copy(settings: Settings, repository: Repository, report: Report) -> dict[str, Any]:
-    """One off-site repository; gives what is there then."""
-    with report.step(f"copy to {repository.name}", f"copy to {repository.name}") as advance:
-        repository.open()
-        copied = repository.copy_from(Repository.local(settings), advance)
-    tidy(settings, repository, report)
-    there = [backup.id for backup in repository.backups()]
-    return {"copied": copied, "at": time.time(), "ids": there}
-
-
-def prune(settings: Settings, report: Report) -> dict[str, Any]:
-    """Retention, and all that no backup needs freed, in the local repository and those off-site. Raises Failure."""
-    result = {}
-    with only_one(Path(settings.state), "a prune"):
-        for repository in [Repository.local(settings), *Repository.offsite(settings)]:
-            repository.open()
-            forgotten = tidy(settings, repository, report, thorough=True)
-            result[repository.name] = {"forgotten": forgotten, "bytes": repository.size()}
-    return result
-
-
-def init(settings: Settings, report: Report) -> dict[str, Any]:
-    """Make the repositories that are not there yet, all cutting data in the same places. Raises Failure.
-
-    On a host made anew the off-site one is there already, and the local one follows it.
-    """
-    local, offsite = Repository.local(settings), Repository.offsite(settings)
-    failures, there, made = [], [], []
-    for repository in offsite:
-        try:
-            repository.open()
-            there.append(repository)
-        except Failure as failure:
-            if failure.code is not Code.NO_REPOSITORY:
-                failures.append(failure)
-    with only_one(Path(settings.state), "the making of the repositories"):
-        if local.init(there[0] if there else None):
-            made.append(local.name)
-        missing = [one for one in offsite if one not in there]
-        for repository in missing:
-            try:
-                if repository.init(local):
-                    made.append(repository.name)
-            except Failure as failure:
-                failures.append(failure)
-    for name in made:
-        report.say(f"made the repository {name}")
-    if failures:
-        raise failures[0]
-    return {"changed": bool(made), "made": made}

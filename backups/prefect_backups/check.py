@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import backup, lock, outbox, verify
+from . import lock, outbox, verify
 from .errors import Code, Failure
 from .journal import Journal
+from .last import read_last
 from .outbox import Message
 from .progress import Report, duration
 from .restic import ID_FORMAT, Backup, Repository
@@ -34,7 +35,7 @@ def findings(
     Args:
         now: seconds since 1970.
         backups: what the local repository has, newest first.
-        last: what the last backup wrote down, see backup.read_last.
+        last: what the last backup wrote down, see last.read_last.
         verified: what verifications wrote down, see verify.read_verified.
     """
     if not backups:
@@ -162,7 +163,7 @@ def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str
     local = Repository.local(settings)
     local.open()
     backups = local.backups()
-    last = backup.read_last(settings)
+    last = read_last(settings)
     unreachable = []
     if offsite:
         last = {**last, "offsite": dict(last.get("offsite", {}))}

@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backup, check, notify, progress, repositories, settings, verify
+from . import backup, check, notify, progress, repositories, settings, upkeep, verify
 from .errors import Code, Failure
+from .last import read_last
 from .progress import Report, duration, size
 from .restic import Backup
 from .settings import Settings
@@ -111,7 +112,7 @@ def table_of(backups: list[Backup], last: Mapping[str, Any], verified: Mapping[s
 
 def _list(options: argparse.Namespace, loaded: Settings, report: Report) -> dict[str, Any]:
     backups = repositories.backups(repositories.find(loaded, options.repository), report)
-    last, verified = backup.read_last(loaded), verify.verified(Path(loaded.state))
+    last, verified = read_last(loaded), verify.verified(Path(loaded.state))
     if not options.json:
         # A table that is cut is of no use in a pipe.
         console = Console() if sys.stdout.isatty() else Console(width=200)
@@ -144,7 +145,7 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         return _list(options, loaded, report)
     if options.verb == "check":
         return check.check(loaded, report, options.offsite)
-    return {"init": backup.init, "prune": backup.prune, "clean": backup.clean}[options.verb](loaded, report)
+    return {"init": upkeep.init, "prune": upkeep.prune, "clean": backup.clean}[options.verb](loaded, report)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -51,6 +51,6 @@ def backups(repositories: Iterable[Repository], report: Report) -> list[Backup]:
             failures.append(failure)
     if not lists and failures:
         raise failures[0]
-    for failure in failures:
-        report.say(f"not in the list: {failure.fact}", style="yellow")
+    for one in failures:
+        report.say(f"not in the list: {one.fact}", style="yellow")
     return choose.merge(lists)

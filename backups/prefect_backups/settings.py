@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from .errors import Code, Failure
 
@@ -122,7 +122,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             missing = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
             if missing and name not in value:
                 raise Failure(Code.SETTINGS, f"{FILE}: {prefix}{name} is missing", "run site.yml --tags backups")
-        return kind(**{name: _build(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
+        return cast(type, kind)(**{name: _build(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list:
         if not isinstance(value, list):

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -179,7 +180,7 @@ class Looks:
         }
         self.port = int(environment.get("PREFECT_SERVER_API_PORT", "4200"))
         self.database = environment.get("PREFECT_SERVER_DATABASE_NAME", "prefect")
-        self._address = setting | {"port": int(setting["port"] or 5432)}
+        self._address: dict[str, Any] = setting | {"port": int(setting["port"] or 5432)}
         self._connection: asyncpg.Connection | None = None
 
     async def connect(self, timeout: float) -> asyncpg.Connection:

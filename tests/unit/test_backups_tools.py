@@ -23,12 +23,14 @@ from prefect_backups import (
     cli_backup,
     crashes,
     images,
+    last,
     manifest,
     notify,
     outbox,
     plan,
     space,
     stack,
+    upkeep,
     verify,
 )
 from prefect_backups import postgres as postgres_module
@@ -37,9 +39,8 @@ from prefect_backups.host import Host
 from prefect_backups.manifest import Manifest, Table
 from prefect_backups.postgres import Postgres
 from prefect_backups.progress import Report
-from prefect_backups.restic import (
-    Backup,
-    Repository,
+from prefect_backups.restic import Backup, Repository
+from prefect_backups.restic_output import (
     hide_password,
     keep_options,
     last_words,
@@ -602,24 +603,24 @@ def test_a_prune_does_not_write_over_what_another_has_written_meanwhile(tmp_path
 
     def prune(self: Repository, thorough: bool = True) -> None:
         if not self.is_local:
-            backup.tidy(settings, local, Report.silent())
+            upkeep.tidy(settings, local, Report.silent())
 
     monkeypatch.setattr(Repository, "prune", prune)
-    backup.tidy(settings, nas, Report.silent())
-    assert set(backup.read_last(settings)["pruned"]) == {"local", "nas"}
+    upkeep.tidy(settings, nas, Report.silent())
+    assert set(last.read_last(settings)["pruned"]) == {"local", "nas"}
 
 
 def test_two_that_remember_at_once_both_do(tmp_path):
     settings = dataclasses.replace(SETTINGS, state=str(tmp_path))
     with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(backup._remember, settings, pruned={str(n): 1.0}) for n in range(40)]:
+        for done in [pool.submit(last.remember, settings, pruned={str(n): 1.0}) for n in range(40)]:
             done.result()
-    assert len(backup.read_last(settings)["pruned"]) == 40
+    assert len(last.read_last(settings)["pruned"]) == 40
 
 
 def test_what_is_new_takes_the_place_of_what_was_known_by_its_name():
     known = {"id": "a", "offsite": {"nas": {"ids": ["a"], "error": "x"}, "s3": {"ids": []}}}
-    assert backup.merged(known, {"id": "b", "offsite": {"nas": {"error": None}}}) == {
+    assert last.merged(known, {"id": "b", "offsite": {"nas": {"error": None}}}) == {
         "id": "b",
         "offsite": {"nas": {"ids": ["a"], "error": None}, "s3": {"ids": []}},
     }

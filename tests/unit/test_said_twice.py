@@ -15,6 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from prefect_backups import verify
 from prefect_backups.settings import Door, Settings
+from prefect_preflight import numbers
+from prefect_preflight.versions import POSTGRES_MAJOR
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible" / "roles"
@@ -28,7 +30,6 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-PREFLIGHT = load(ROOT / "ansible" / "filter_plugins" / "prefect_settings.py")
 settings_table = load(ROOT / "scripts" / "settings_table.py")
 SETTINGS = settings_table.roles()
 DEFAULTS = settings_table.defaults("prefect")
@@ -103,7 +104,7 @@ def test_the_stand_ins_hold_what_their_tags_say():
     major = re.match(r"postgres:([0-9]+)\.", DEFAULTS["prefect_postgres_image"])[1]
     dockerfile = (ROOT / "tests/lab/vps/images/postgres/Dockerfile").read_text()
     assert f"PG_MAJOR={major}" in dockerfile and f"postgresql-{major}" in dockerfile
-    assert major == PREFLIGHT.POSTGRES_MAJOR
+    assert major == POSTGRES_MAJOR
 
 
 def test_uv_is_of_one_version():
@@ -180,7 +181,7 @@ def test_the_pool_of_the_server_leaves_room_in_postgres():
     server = compose["services"]["server"]["environment"]
     pool = sum(int(server[f"PREFECT_SERVER_DATABASE_SQLALCHEMY_{part}"]) for part in ("POOL_SIZE", "MAX_OVERFLOW"))
     plain = int(re.search(r"POSTGRES_MAX_CONNECTIONS:-([0-9]+)", (ROOT / "compose/compose.yml").read_text())[1])
-    least = PREFLIGHT.LEAST["stack_postgres_max_connections"]
+    least = numbers.LEAST["stack_postgres_max_connections"]
     assert pool + 10 <= min(plain, least, settings_table.defaults("stack")["stack_postgres_max_connections"])
     assert (
         f"takes up to {pool} of them"

@@ -15,6 +15,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from prefect_preflight import numbers
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 LOCKED = "3.8.8"
@@ -742,7 +743,7 @@ def test_good_host_settings(said, certificate, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("setting", "least"), preflight.LEAST.items())
+@pytest.mark.parametrize(("setting", "least"), numbers.LEAST.items())
 def test_numbers_that_are_too_small(said, setting, least):
     assert said(**{setting: least - 1}) == [f'{setting} is "{least - 1}"; it must be {least} or more']
     assert said(**{setting: least}) == []

@@ -53,7 +53,9 @@ def client() -> str:
     return _client()
 
 
-def docker(*arguments: str, text: str | None = None, check: bool = True, timeout: float | None = None):
+def docker(
+    *arguments: str, text: str | None = None, check: bool = True, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the docker client to its end. The classic builder: Debian's engine package has no other."""
     return run([client(), *arguments], text=text, check=check, timeout=timeout, environment={"DOCKER_BUILDKIT": "0"})
 

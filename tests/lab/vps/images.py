@@ -219,7 +219,8 @@ def _pack(archive: Path) -> None:
     with temporary.open("wb") as stream:
         saving = subprocess.Popen([client(), "save", *IMAGES.values()], stdout=subprocess.PIPE)
         packing = subprocess.run(["zstd", "--quiet", "--threads=0", "-3"], stdin=saving.stdout, stdout=stream)
-        saving.stdout.close()
+        if saving.stdout:
+            saving.stdout.close()
         if saving.wait() or packing.returncode:
             raise LabError(f'the images could not be packed into "{temporary}"', f"df -h {archive.parent}")
         os.fsync(stream.fileno())
@@ -248,9 +249,9 @@ def _remove_own(current: set[str]) -> None:
     """Remove the lab's images but those in `current`. One that a VPS still uses stays: docker refuses."""
     # Nameless ones: what stood under a stand-in's name before, and the workshops' results.
     docker("image", "prune", "--force", f"--filter=label={CONTENT_LABEL}")
-    found = [image for image in _listed() if OWN_IMAGE.fullmatch(image) and image not in current]
+    ours = {image: own[1] for image in _listed() if (own := OWN_IMAGE.fullmatch(image)) and image not in current}
     # One that others are made from is refused while they are there.
-    for image in sorted(found, key=lambda image: OWN_IMAGES.index(OWN_IMAGE.fullmatch(image).group(1))):
+    for image in sorted(ours, key=lambda image: OWN_IMAGES.index(ours[image])):
         docker("image", "rm", image, check=False)
 
 

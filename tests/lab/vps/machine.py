@@ -99,8 +99,9 @@ def security_flags(bounding_set: int, cgroups: Cgroups, name: str) -> list[str]:
 
 def bounding_set() -> int:
     """The capabilities that this process could get (CapBnd), as a number."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"^CapBnd:\s*([0-9a-f]+)$", status, re.MULTILINE).group(1), 16)
+    found = re.search(r"^CapBnd:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found, "the kernel tells it of every process"
+    return int(found[1], 16)
 
 
 def make_cgroup(directory: str) -> None:

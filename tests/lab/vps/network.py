@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import os
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def on_host_network(image: str, *command: str) -> str:
     return docker("run", *options, image, *command).stdout
 
 
-def outsider(*command: str, check: bool = True):
+def outsider(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command (nmap, curl, python3 are there) in a stranger's container on the lab's network."""
     image = docker("container", "inspect", "--format", "{{.Config.Image}}", DNS_CONTAINER).stdout.strip()
     return docker("run", "--rm", "--label=prefect-lab", f"--network={NETWORK}", image, *command, check=check)

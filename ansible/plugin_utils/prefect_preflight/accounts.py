@@ -1,0 +1,88 @@
+"""Who may log in, with what passwords, and where those lie on the control machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from .words import bad_names, quoted
+
+# Each wrong password costs the server a bcrypt hash, and there is no lock-out: length is what protects.
+SHORTEST_PASSWORD = 16
+# bcrypt looks at no more than 72 bytes.
+LONGEST_PASSWORD = 72
+FEWEST_CHARACTERS = 6
+# Written by the playbook itself: its own accounts, and one for each worker.
+RESERVED_ACCOUNT = re.compile(r"playbook|backups|worker-.*")
+
+
+def user_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the people and programs that may log in."""
+    names = [user["name"] for user in settings["prefect_users"]]
+    problems = bad_names("prefect_users", names)
+    problems += [
+        f"prefect_users: the name {quoted(name)} is reserved for the playbook and its workers"
+        for name in names
+        if RESERVED_ACCOUNT.fullmatch(name)
+    ]
+    if not names:
+        problems.append("prefect_users is empty; without a user nobody can log in")
+    return problems
+
+
+def secrets_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the secrets directory."""
+    directory = Path(settings["prefect_secrets_dir"])
+    there = next((path for path in (directory, *directory.parents) if path.exists()), Path("/"))
+    if not directory.is_absolute() or not there.is_dir() or not os.access(there, os.W_OK):
+        return [
+            f"prefect_secrets_dir is {quoted(directory)}; it must be the absolute path of a directory on the control "
+            "machine that you may write to (it is made when it is missing)"
+        ]
+    return []
+
+
+def password_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the passwords that are there; never says a password itself."""
+    directory = Path(settings["prefect_secrets_dir"])
+    accounts = [user["name"] for user in settings["prefect_users"]]
+    accounts += ["playbook", "backups", *(f"worker-{worker['name']}" for worker in settings["prefect_workers"])]
+    problems = []
+    for account in dict.fromkeys(accounts):
+        path = directory / "users" / account
+        if "/" in account or not path.is_file():
+            continue
+        weakness = password_weakness(path.read_bytes().rstrip(b"\n"))
+        if weakness:
+            problems.append(
+                f"the password of {quoted(account)} in {path} {weakness} (delete the file to have one generated)"
+            )
+    return problems
+
+
+def password_weakness(password: bytes) -> str:
+    """What is wrong with a password, as the end of a sentence that begins with it; empty when all is well."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        return f"has {len(password)} bytes; allowed are {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
+    if not password.isascii() or not password.decode().isprintable() or b" " in password:
+        return "holds a blank, a control or a non-ASCII character, which browsers and clients encode differently"
+    if len(set(password)) < FEWEST_CHARACTERS:
+        return f"is made of {len(set(password))} different characters; {FEWEST_CHARACTERS} or more are needed"
+    return ""
+
+
+def prefect_left_passwords(accounts: list[str], directory: str) -> list[str]:
+    """What is left in the secrets directory of accounts that the inventory has no longer, one sentence each.
+
+    Only of those that the playbook has let in: beside the password of each it keeps a salt of its own making.
+    """
+    secrets = Path(directory)
+    left = sorted(path.name for path in (secrets / "users").glob("*") if path.name not in accounts)
+    return [
+        f"the account {quoted(name)} is not in the inventory, and its password is still in {secrets / 'users' / name}; delete "
+        f"that file, or {quoted(name)} has the same password when it is added again"
+        for name in left
+        if (secrets / "salts" / name).is_file()
+    ]

@@ -1,0 +1,87 @@
+"""What is set of the host itself: time, journal, administrator, firewall, certificate authorities."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from pathlib import Path
+from typing import Any
+
+from .words import NAME, NAME_WORDS, given, is_file, quoted
+
+CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+SIZE = re.compile(r"[1-9][0-9]*[KMGT]")
+INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}")
+PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) [A-Za-z0-9+/]{60,}=*(\s|$)")
+# Users of the system, and those that the playbook makes for its services.
+RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy", "prefect-docker")
+
+
+def clock_problems(settings: dict[str, Any]) -> list[str]:
+    """A time zone that nobody knows."""
+    zone, zones = settings["host_timezone"], zoneinfo.available_timezones()
+    # A control machine without a zone database cannot judge; the host then does.
+    if not zones or zone in zones:
+        return []
+    return [f"{given('host_timezone', zone)}; it must be a name such as Europe/Berlin or Etc/UTC"]
+
+
+def window_problems(settings: dict[str, Any]) -> list[str]:
+    """A time of day that is none."""
+    time = settings["host_reboot_time"]
+    return [] if CLOCK.fullmatch(time) else [f"{given('host_reboot_time', time)}; it must be a time such as 03:30"]
+
+
+def journal_problems(settings: dict[str, Any]) -> list[str]:
+    """A size that is none."""
+    size = settings["host_journal_max_size"]
+    return (
+        []
+        if SIZE.fullmatch(size)
+        else [f"{given('host_journal_max_size', size)}; it must be a size such as 500M or 2G"]
+    )
+
+
+def admin_problems(settings: dict[str, Any]) -> list[str]:
+    """A user for administration that cannot be made."""
+    admin = settings["host_admin_user"]
+    if NAME.fullmatch(admin) and admin not in RESERVED_USERS:
+        return []
+    return [f"{given('host_admin_user', admin)}; allowed is {NAME_WORDS}, and none of {', '.join(RESERVED_USERS)}"]
+
+
+def key_problems(settings: dict[str, Any]) -> list[str]:
+    """Keys that are none; the value is not shown, as it may be a private key."""
+    return [
+        f"host_admin_keys, entry {number} is no public ssh key, such as: ssh-ed25519 AAAA… name"
+        for number, key in enumerate(settings["host_admin_keys"], 1)
+        if not PUBLIC_KEY.search(key)
+    ]
+
+
+def port_problems(settings: dict[str, Any]) -> list[str]:
+    """Ports that there are not."""
+    return [
+        f"host_firewall_tcp_ports: {quoted(port)} is not a port from 1 to 65535"
+        for port in settings["host_firewall_tcp_ports"]
+        if not 1 <= port <= 65535
+    ]
+
+
+def interface_problems(settings: dict[str, Any]) -> list[str]:
+    """Names that no network interface has."""
+    return [
+        f"host_firewall_trusted_interfaces: {quoted(name)} is no name of a network interface, such as wg0"
+        for name in settings["host_firewall_trusted_interfaces"]
+        if not INTERFACE.fullmatch(name)
+    ]
+
+
+def authority_problems(settings: dict[str, Any]) -> list[str]:
+    """Files that hold no certificate."""
+    return [
+        f"host_extra_ca_certificates: {quoted(path)} is not the absolute path of a PEM file with a certificate "
+        "on the control machine"
+        for path in settings["host_extra_ca_certificates"]
+        if not is_file(path) or b"-----BEGIN CERTIFICATE-----" not in Path(path).read_bytes()
+    ]
