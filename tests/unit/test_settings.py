@@ -525,6 +525,24 @@ def test_postgres_of_another_major_version(said):
     assert said(prefect_postgres_image="postgres:17") == []
 
 
+def test_a_digest_does_not_hide_the_version_of_postgres(said):
+    digest = f"@sha256:{'0a' * 32}"
+    assert said(prefect_postgres_image=f"postgres:17.12-trixie{digest}") == []
+    assert said(prefect_postgres_image=f"registry.example.org:5000/postgres:17{digest}") == []
+    assert said(prefect_postgres_image=f"postgres:18.1-trixie{digest}") == [
+        f'prefect_postgres_image is "postgres:18.1-trixie{digest}"; it must be of Postgres 17, as another major version '
+        "cannot read the database's files"
+    ]
+    for name in "postgres", "registry.example.org:5000/postgres":
+        assert said(prefect_postgres_image=f"{name}{digest}") == [
+            f'prefect_postgres_image is "{name}{digest}"; beside its digest it must have a tag, which tells its major '
+            "version, such as postgres:17@sha256:…"
+        ]
+    assert said(prefect_image=f"prefecthq/prefect:3.8.7{digest}") == [
+        f'prefect_image is "prefecthq/prefect:3.8.7{digest}"; that is not the version "3.8.8" of prefect_version'
+    ]
+
+
 def test_missing_archive(said):
     assert said(prefect_images_archive="/nowhere/images.tar") == [
         'prefect_images_archive is "/nowhere/images.tar"; it must be empty, or the absolute path of a file on the control machine'

@@ -8,7 +8,7 @@ from typing import Any
 from .words import given, is_file, quoted
 
 # A pinned image: a tag that is not "latest", or a digest.
-IMAGE = re.compile(r"[a-z0-9./:_-]+(:(?!latest$)(?P<tag>[A-Za-z0-9._-]+)|@sha256:[0-9a-f]{64})")
+IMAGE = re.compile(r"[a-z0-9./:_-]+(:(?!latest$)[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})")
 # The database's files are of this major version of Postgres.
 POSTGRES_MAJOR = "17"
 
@@ -19,12 +19,19 @@ def image_problems(settings: dict[str, Any], name: str) -> list[str]:
     pinned = IMAGE.fullmatch(image)
     if not pinned:
         return [f"{given(name, image)}; it must be pinned by a tag other than latest, or by a digest"]
-    tag = pinned["tag"] or ""
+    # Also beside a digest.
+    tagged = re.search(r":([^:/]+)$", image.partition("@")[0])
+    tag = tagged[1] if tagged else ""
     # Of a tag that begins with no version nothing can be said.
     found = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", tag)
     if name == "prefect_image" and found and found[0] != settings["prefect_version"]:
         return [
             f"{given(name, image)}; that is not the version {quoted(settings['prefect_version'])} of prefect_version"
+        ]
+    if name == "prefect_postgres_image" and not tag:
+        return [
+            f"{given(name, image)}; beside its digest it must have a tag, which tells its major version, such as "
+            f"postgres:{POSTGRES_MAJOR}@sha256:…"
         ]
     major = re.match(r"[0-9]+", tag)
     if name == "prefect_postgres_image" and major and major[0] != POSTGRES_MAJOR:
