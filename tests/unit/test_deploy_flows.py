@@ -5,14 +5,20 @@ leaves alone. The last part goes through the program as a whole, against a real 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
+import os
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prefect import flow
@@ -21,7 +27,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
 
 FILES = Path(__file__).resolve().parents[2] / "ansible/roles/flows/files"
@@ -506,12 +512,57 @@ deployments:
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def starting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server that starts while the tests run that need none.
+
+    Not prefect_test_harness: that loads all of the server into this process as well, and runs its services.
+    """
+    if not any("server" in item.fixturenames for item in request.session.items if item.module is request.module):
+        yield ""
+        return
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-services", "--no-ui"]
+    with (home / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    yield f"http://127.0.0.1:{port}/api"
+    process.terminate()
+    process.wait(30)
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[SyncPrefectClient]:
-    with prefect_test_harness(server_startup_timeout=240), get_client(sync_client=True) as client:
+def server(starting: str) -> Iterator[SyncPrefectClient]:
+    wait_for(f"{starting}/health", seconds=240)
+    with temporary_settings({PREFECT_API_URL: starting}), get_client(sync_client=True) as client:
         template = ProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name="general", type="process", base_job_template=template))
         yield client
+
+
+def wait_for(url: str, seconds: float) -> None:
+    """Until something answers with 200."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url).status_code == 200:
+                return
+        assert time.monotonic() < deadline, f"{url} does not answer"
+        time.sleep(0.1)
 
 
 @pytest.fixture

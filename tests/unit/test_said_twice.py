@@ -107,6 +107,20 @@ def test_the_stand_ins_hold_what_their_tags_say():
     assert major == POSTGRES_MAJOR
 
 
+def test_the_version_of_the_kit_stands_in_one_place():
+    """In VERSION, from which the playbook takes it; the newest entry of CHANGELOG.md is about it."""
+    version = (ROOT / "VERSION").read_text().strip()
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+    written = yaml.safe_load((ROLES / "prefect" / "vars" / "main.yml").read_text())["__prefect_kit"]
+    assert written == "{{ lookup('ansible.builtin.file', playbook_dir ~ '/../VERSION') }}"
+    found = [
+        path
+        for path in files("*.yml", "*.py", "*.toml", "*.j2")
+        if re.search(rf"kit\w*[\"']?[:=] *[\"']?{version}\b", path.read_text())
+    ]
+    assert found == []
+
+
 def test_uv_is_of_one_version():
     assert len(set(versions("uv").values())) == 1, versions("uv")
 
