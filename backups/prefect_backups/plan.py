@@ -116,7 +116,8 @@ class Planner:
         # For a first restore on a new host: all there are.
         name = repositories.ALL if request.initial and request.repository is None else request.repository
         known = repositories.find(self.settings, name)
-        backups, here, notes = repositories.backups(known, self.report), self.stack.prefect_version(), []
+        backups, here = repositories.backups(known, self.report), self.stack.prefect_version()
+        notes: list[str] = []
         while True:
             chosen = choose.pick(backups, request.id, request.before)
             repository = repositories.of(chosen, known)
