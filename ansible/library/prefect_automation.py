@@ -11,6 +11,10 @@ description:
   - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
     API_ARGUMENTS in module_utils/prefect_api.py.
 options:
+  ready_timeout:
+    description: Wait so many seconds for the API and its database to answer first; 0 does not wait.
+    type: int
+    default: 0
   name:
     description: Name of the automation. Of several with that name the oldest stays.
     type: str
@@ -79,6 +83,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **API_ARGUMENTS,
+            "ready_timeout": {"type": "int", "default": 0},
             "name": {"type": "str", "required": True},
             "description": {"type": "str", "default": ""},
             "trigger": {"type": "dict", "required": True},
@@ -87,6 +92,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     api = PrefectApi(module)
+    if module.params["ready_timeout"]:
+        api.ready(module.params["ready_timeout"])
     wanted = {key: module.params[key] for key in ("name", "description", "trigger", "actions")} | {"enabled": True}
     found = api.filter("/automations/filter", {"automations": {"name": {"any_": [wanted["name"]]}}})
     first, more = (found[0], found[1:]) if (found := sorted(found, key=lambda one: one["created"])) else (None, [])

@@ -11,6 +11,7 @@ description:
     connections and two Python interpreters for each entry, also where nothing changes; measured on a provisioned server,
     that was most of the time of a run of site.yml.
   - Entries are made in their order. Each file is replaced whole (written beside, then renamed).
+  - C(absent) removes a file or a link, and never a directory.
 options:
   entries:
     description: What shall be there.
@@ -25,7 +26,7 @@ options:
       state:
         description: What it is.
         type: str
-        choices: [file, directory, link]
+        choices: [file, directory, link, absent]
         default: file
       content:
         description: Text of a file.
@@ -44,6 +45,13 @@ options:
       mode:
         description: Permissions of a file or a directory, in octal.
         type: str
+      validate:
+        description: Command that says whether a file is valid, before it has its name. C(%s) stands for its path.
+        type: str
+      backup:
+        description: Keep the file that was there, beside the new one.
+        type: bool
+        default: false
 author:
   - the prefect self-hosting kit
 """
@@ -55,6 +63,8 @@ EXAMPLES = r"""
       - {path: /etc/systemd/system/a.service.d, state: directory, mode: "0755"}
       - {path: /etc/systemd/system/a.service.d/more.conf, content: "[Service]\n", mode: "0644"}
       - {path: /opt/a/current, state: link, target: releases/1}
+      - {path: /etc/sudoers.d/a, content: "a ALL=(ALL) NOPASSWD: ALL\n", mode: "0440", validate: visudo -cf %s}
+      - {path: /opt/a/old, state: absent}
 """
 
 RETURN = r"""
@@ -78,10 +88,12 @@ def problem(entry: dict, is_directory: bool) -> str | None:
         return f'"{path}" is a file without content'
     if state == "link" and not entry["target"]:
         return f'"{path}" is a link without a target'
-    if state != "link" and not entry["mode"]:
+    if state in ("file", "directory") and not entry["mode"]:
         return f'"{path}" has no mode'
+    if entry["validate"] and "%s" not in entry["validate"]:
+        return f'"validate" of "{path}" does not say by %s which file'
     if state != "directory" and is_directory:
-        return f'"{path}" is a directory, and shall be a {state}'
+        return f'"{path}" is a directory, and shall be {state if state == "absent" else f"a {state}"}'
     return None
 
 
@@ -105,11 +117,26 @@ def make_file(module: AnsibleModule, entry: dict) -> bool:
                 os.fsync(file.fileno())
             # Before it has its name: a secret is never readable for others, not for a moment.
             module.set_fs_attributes_if_different(_attributes(module, entry, temporary), False)
+            validate(module, entry, temporary)
+            if entry["backup"] and path.is_file():
+                module.backup_local(str(path))
             temporary.rename(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     return True
+
+
+def validate(module: AnsibleModule, entry: dict, temporary: Path) -> None:
+    """Let the tool that will read the file say whether it is valid; ends the module where it is not."""
+    if not entry["validate"]:
+        return
+    code, out, error = module.run_command(entry["validate"].replace("%s", str(temporary)))
+    if code:
+        said = (error or out).strip().replace(str(temporary), entry["path"])
+        module.fail_json(
+            msg=f"failed to validate {entry['path']}: rc:{code} error:{said}", rc=code, stdout=out, stderr=error
+        )
 
 
 def make_directory(module: AnsibleModule, entry: dict) -> bool:
@@ -135,7 +162,17 @@ def make_link(module: AnsibleModule, entry: dict) -> bool:
     return True
 
 
-MAKE = {"file": make_file, "directory": make_directory, "link": make_link}
+def remove(module: AnsibleModule, entry: dict) -> bool:
+    """Remove the file or the link; says whether there is one."""
+    path = Path(entry["path"])
+    if not os.path.lexists(path):
+        return False
+    if not module.check_mode:
+        path.unlink()
+    return True
+
+
+MAKE = {"file": make_file, "directory": make_directory, "link": make_link, "absent": remove}
 
 
 def _attributes(module: AnsibleModule, entry: dict, path: Path) -> dict:
@@ -153,7 +190,7 @@ def make(module: AnsibleModule, entry: dict) -> tuple[bool, dict | None]:
         after = entry["content"] if entry["state"] == "file" else f"{entry['state']} {entry['target'] or ''}\n"
         diff = {"before_header": str(path), "after_header": str(path), "before": before or "", "after": after}
     # In check mode a new entry has no owner yet.
-    if entry["state"] != "link" and not (changed and module.check_mode):
+    if entry["state"] in ("file", "directory") and not (changed and module.check_mode):
         changed = module.set_fs_attributes_if_different(_attributes(module, entry, path), changed)
     return changed, diff
 
@@ -161,12 +198,14 @@ def make(module: AnsibleModule, entry: dict) -> tuple[bool, dict | None]:
 def main() -> None:
     options = {
         "path": {"type": "path", "required": True},
-        "state": {"type": "str", "choices": ["file", "directory", "link"], "default": "file"},
+        "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
         "content": {"type": "str"},
         "target": {"type": "str"},
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str"},
+        "validate": {"type": "str"},
+        "backup": {"type": "bool", "default": False},
     }
     module = AnsibleModule(
         argument_spec={"entries": {"type": "list", "elements": "dict", "required": True, "options": options}},

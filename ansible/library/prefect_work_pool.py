@@ -17,6 +17,10 @@ description:
   - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
     API_ARGUMENTS in module_utils/prefect_api.py.
 options:
+  ready_timeout:
+    description: Wait so many seconds for the API and its database to answer first; 0 does not wait.
+    type: int
+    default: 0
   name:
     description: Name of the work pool.
     type: str
@@ -230,6 +234,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **API_ARGUMENTS,
+            "ready_timeout": {"type": "int", "default": 0},
             "name": {"type": "str", "required": True},
             "type": {"type": "str", "default": "process"},
             "concurrency_limit": {"type": "int"},
@@ -241,6 +246,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     api = PrefectApi(module)
+    if module.params["ready_timeout"]:
+        api.ready(module.params["ready_timeout"])
     name = module.params["name"]
     wanted = pool_as_wanted(module.params)
     pool, before = read(api, name, set(wanted["queues"]))

@@ -94,3 +94,44 @@ def test_what_cannot_be_made_is_refused_before_anything_is(run, tmp_path, entry,
     said = run(DIRECTORY, entry)
     assert said["failed"] and text in said["msg"]
     assert not (tmp_path / "a").exists()
+
+
+def test_a_file_has_its_name_only_when_its_tool_finds_it_valid(run, tmp_path):
+    valid = {"path": "file", "content": "good\n", "mode": "0640", "validate": "grep --quiet good %s"}
+    assert run(valid)["changed"]
+    said = run({**valid, "content": "bad\n", "validate": "grep good %s /none"})
+    assert said["failed"] and "stderr" in said
+    assert said["msg"].startswith(f"failed to validate {tmp_path / 'file'}: rc:2 error:grep: /none: No such file")
+    assert (tmp_path / "file").read_text() == "good\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    # What is there is not asked about, nor what would be there.
+    assert not run({**valid, "validate": "false %s"})["changed"]
+    assert run({**valid, "content": "bad\n", "validate": "false %s"}, check=True)["changed"]
+
+
+def test_a_command_that_would_validate_nothing_is_refused(run, tmp_path):
+    said = run({"path": "file", "content": "good\n", "mode": "0640", "validate": "true"})
+    assert said["msg"] == f'"validate" of "{tmp_path / "file"}" does not say by %s which file'
+
+
+def test_the_file_that_was_there_is_kept_where_that_is_asked_for(run, tmp_path):
+    entry = {"path": "file", "content": "ours\n", "mode": "0640", "backup": True}
+    run(entry)
+    assert len([*tmp_path.iterdir()]) == 1
+    run({**entry, "content": "new\n"})
+    [kept] = [path for path in tmp_path.iterdir() if path.name != "file"]
+    assert (kept.read_text(), kept.name.endswith("~")) == ("ours\n", True)
+    run({**entry, "content": "new\n"})
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_what_shall_be_absent_is_removed_but_for_a_directory(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    gone = [{"path": "file", "state": "absent"}, {"path": "link", "state": "absent"}]
+    assert run(*gone, check=True)["changed"] and len([*tmp_path.iterdir()]) == 2
+    assert run(*gone)["changed_paths"] == [str(tmp_path / "file"), str(tmp_path / "link")]
+    assert not [*tmp_path.iterdir()] and not run(*gone)["changed"]
+    (tmp_path / "a").mkdir()
+    said = run({"path": "a", "state": "absent"})
+    assert said["msg"] == f'"{tmp_path / "a"}" is a directory, and shall be absent'

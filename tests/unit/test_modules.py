@@ -251,7 +251,7 @@ def ended(monkeypatch, module: ModuleType, server: Any, params: dict[str, Any], 
         def __init__(self, argument_spec: dict[str, Any], supports_check_mode: bool) -> None:
             assert supports_check_mode
             assert set(params) <= set(argument_spec)
-            self.params, self.check_mode = params, check_mode
+            self.params, self.check_mode = {"ready_timeout": 0, **params}, check_mode
             if server is not None:
                 server.module = self
 
@@ -270,6 +270,20 @@ def ended(monkeypatch, module: ModuleType, server: Any, params: dict[str, Any], 
     with pytest.raises(Exit):
         module.main()
     return results[0]
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_module_first_waits_for_the_api_where_it_is_told_how_long(monkeypatch, seconds):
+    class Waited(Server):
+        def ready(self, timeout: float) -> None:
+            assert not self.writes
+            self.waited = timeout
+
+    server = Waited()
+    params = {"name": "general", "type": "process", "concurrency_limit": None, "queues": []}
+    params |= {"job_defaults": {}, "job_fixed": {}, "overwrite_template": False, "ready_timeout": seconds}
+    assert ended(monkeypatch, work_pool, server, params, check_mode=False)["changed"]
+    assert getattr(server, "waited", 0) == seconds
 
 
 QUEUES = [{"name": "high", "priority": 1}, {"name": "default", "priority": 2}, {"name": "low", "priority": 3}]
