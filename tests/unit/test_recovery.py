@@ -183,3 +183,25 @@ def test_a_vaulted_inventory_is_read_with_its_password(vaulted, how):
 def test_options_of_ansible_are_not_passed_to_the_server(vaulted):
     done = run_script(vaulted, "--vault-password-file", "password", "-e", "ansible_port=2222", "--latest", "--yes")
     assert done.stdout == "-p 2222 192.0.2.77 sudo prefect-restore --latest --yes\n", done.stderr
+
+
+@pytest.mark.parametrize("asked", [[], ["--ask-vault-pass"]])
+def test_a_person_at_a_terminal_is_asked_for_the_vaults_password(vaulted, asked):
+    """On a terminal of its own: Ansible's output is caught, its question must come through all the same."""
+    spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    with subprocess.Popen(
+        [sys.executable, "-c", spawn, sys.executable, SCRIPT, "-i", "mine", *asked, "--list"],
+        cwd=vaulted,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PATH": f"{vaulted / 'bin'}:{os.environ['PATH']}"},
+    ) as person:
+        shown = b""
+        # What is typed before the question is thrown away by getpass.
+        while not shown.endswith(b"assword: ") and (more := person.stdout.read(1)):
+            shown += more
+        person.stdin.write(b"open sesame\n")
+        person.stdin.flush()
+        rest = person.stdout.read().decode()
+    assert shown.decode() == "Vault password: "
+    assert (person.returncode, rest.split()) == (0, "-t 192.0.2.77 sudo prefect-restore --list".split()), rest
