@@ -66,7 +66,8 @@ def versions(name: str) -> dict[str, str]:
 
 
 def test_prefect_is_of_one_version_everywhere():
-    found = versions("prefect")
+    # The contract test's are every supported version (test_contract.py).
+    found = {path: version for path, version in versions("prefect").items() if not path.startswith("tests/contract/")}
     folders = {str(Path(path).parent) for path in found if path.endswith(".txt")}
     assert {"flows", "tests", "ansible/roles/workers/files", "tests/lab/vps/images/prefect"} <= folders
     assert set(found.values()) == {DEFAULTS["prefect_version"]}, found
@@ -311,3 +312,20 @@ def test_both_kinds_of_workers_have_the_servers_version():
     pinned = f"prefect=={DEFAULTS['prefect_version']}"
     for role in "workers", "docker_pool":
         assert pinned in (ROLES / role / "files/requirements.in").read_text().splitlines()
+
+
+def test_the_label_of_a_flow_run_s_container_is_one():
+    places = [
+        "systemd/worker/prefect_kit_worker/containers.py",
+        "backups/prefect_backups/stack.py",
+        "ansible/roles/docker_pool/files/prefect-flows-image",
+    ]
+    found = {place: re.findall(r'^RUN_LABEL = "(.+)"$', (ROOT / place).read_text(), re.MULTILINE) for place in places}
+    assert set(map(tuple, found.values())) == {("io.prefect.flow-run-id",)}, found
+
+
+def test_the_directory_of_the_stack_s_state_has_one_default():
+    found = set()
+    for path in [*(ROOT / "backups" / "prefect_backups").rglob("*.py"), ROOT / "compose" / "compose.yml"]:
+        found |= set(re.findall(r"PREFECT_STATE(?:\", \"|\", *\"|:-)([^\"}]+)", path.read_text()))
+    assert found == {"/var/lib/prefect"}
