@@ -4,6 +4,9 @@ Prefect's clients (3.8.8, client/base.py) ask again when a connection is refused
 whose first request met a door that was just being restarted was Crashed. Each client of this process asks again from
 its first request on, as often as it otherwise would (`RETRIES` in prefect_kit_worker/worker.py).
 
+`_has_connected` of both clients is the one private name of Prefect's here. To go: a setting that has clients ask again
+from the first request on. tests/unit/test_contract.py holds it against every supported version.
+
 Run by the flows' interpreter, whatever version of Prefect that has, so nothing of the worker's is imported here; and
 where a version has no such classes or no such attribute, nothing changes.
 """

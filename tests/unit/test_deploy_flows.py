@@ -40,6 +40,7 @@ def load(name: str) -> Any:
     return module
 
 
+deploy_seam = load("deploy_seam")
 definition = load("flows_definition")
 deploy_flows = load("deploy_flows")
 
@@ -403,7 +404,7 @@ def test_a_container_gets_the_image_of_the_release(release, monkeypatch):
 
 
 def of_file(**config: Any) -> Any:
-    return definition.Wanted.of(definition._schedule_config_to_deployment_schedule(config))
+    return definition.Wanted.of(definition.schedule_of_entry(config))
 
 
 def there(schedule: Any, slug: str | None = None, active: bool = True) -> SimpleNamespace:
@@ -568,8 +569,8 @@ def wait_for(url: str, seconds: float) -> None:
 @pytest.fixture
 def deploy(server, monkeypatch, tmp_path, capsys) -> Iterator[Any]:
     """`deploy("abc", text)` deploys a release of that name with this prefect.yaml; gives exit code and lines."""
-    for name in deploy_flows.ASKED_ONCE:
-        monkeypatch.setattr(deploy_flows.PrefectClient, name, getattr(deploy_flows.PrefectClient, name))
+    for name in deploy_seam.ASKED_ONCE:
+        monkeypatch.setattr(deploy_seam.PrefectClient, name, getattr(deploy_seam.PrefectClient, name))
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", list(sys.path))
 

@@ -69,7 +69,8 @@ def versions(name: str) -> dict[str, str]:
 
 
 def test_prefect_is_of_one_version_everywhere():
-    found = versions("prefect")
+    # The contract test's are every supported version (test_contract.py).
+    found = {path: version for path, version in versions("prefect").items() if not path.startswith("tests/contract/")}
     folders = {str(Path(path).parent) for path in found if path.endswith(".txt")}
     assert {"flows", "tests", "ansible/roles/workers/files", "tests/lab/vps/images/prefect"} <= folders
     assert set(found.values()) == {DEFAULTS["prefect_version"]}, found
@@ -335,3 +336,20 @@ def test_the_throwaway_postgres_makes_its_cluster_as_the_live_one_does():
     live = yaml.safe_load((ROOT / "compose/compose.yml").read_text())["services"]["postgres"]["environment"]
     throwaway = verify.container_options(Settings("1", Door("https://x", "backups", "/p", "/c")), "postgres")
     assert throwaway["environment"]["POSTGRES_INITDB_ARGS"].split() == live["POSTGRES_INITDB_ARGS"].split()
+
+
+def test_the_label_of_a_flow_run_s_container_is_one():
+    places = [
+        "systemd/worker/prefect_kit_worker/containers.py",
+        "backups/prefect_backups/stack.py",
+        "ansible/roles/docker_pool/files/prefect-flows-image",
+    ]
+    found = {place: re.findall(r'^RUN_LABEL = "(.+)"$', (ROOT / place).read_text(), re.MULTILINE) for place in places}
+    assert set(map(tuple, found.values())) == {("io.prefect.flow-run-id",)}, found
+
+
+def test_the_directory_of_the_stack_s_state_has_one_default():
+    found = set()
+    for path in [*(ROOT / "backups" / "prefect_backups").rglob("*.py"), ROOT / "compose" / "compose.yml"]:
+        found |= set(re.findall(r"PREFECT_STATE(?:\", \"|\", *\"|:-)([^\"}]+)", path.read_text()))
+    assert found == {"/var/lib/prefect"}

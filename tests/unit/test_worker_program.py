@@ -304,24 +304,3 @@ def test_a_flow_run_asks_again_from_its_first_request_on(tmp_path):
     environment = {"PYTHONPATH": str(ROOT / "systemd/worker"), "PREFECT_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
-
-
-def test_the_methods_that_are_extended_are_those_of_the_pinned_prefect():
-    """Private ones among them: a new version of Prefect is looked at here first, before any flow run meets it."""
-    from prefect.workers.process import ProcessWorker
-
-    known = {
-        "get_and_submit_flow_runs": ["self"],
-        "sync_with_backend": ["self"],
-        "_initialize_after_sync": ["self"],
-        "_submit_scheduled_flow_runs": ["self", "flow_run_response"],
-        "_submit_run": ["self", "flow_run"],
-        "_propose_pending_state": ["self", "flow_run"],
-        "_submit_run_and_capture_errors": ["self", "flow_run", "task_status"],
-        "_propose_crashed_state": ["self", "flow_run", "message", "client"],
-        "run": ["self", "flow_run", "configuration", "task_status"],
-    }
-    assert {name: list(inspect.signature(getattr(ProcessWorker, name)).parameters) for name in known} == known
-    source = inspect.getsource(inspect.getmodule(ProcessWorker.__mro__[1]))
-    for name in ("_runs_task_group", "_has_successfully_synced", "_last_polled_time", "_work_pool", "_limiter"):
-        assert f"self.{name}" in source

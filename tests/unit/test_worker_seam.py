@@ -1,9 +1,8 @@
-"""What is put in the places of private names of Prefect's: that those are there, and what ours do."""
+"""What is put in the places of private names of Prefect's: what ours do (that those are there: test_contract.py)."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import sys
@@ -17,26 +16,6 @@ from prefect_kit_worker.groups import Groups
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "0198a1b2-0000-7000-8000-000000000001"
-
-
-def test_the_names_that_are_replaced_are_those_of_the_pinned_prefect():
-    from prefect.runner import _flow_run_executor, _hook_runner, _starter_engine, _workspace_hook_runner
-    from prefect.workers.process import ProcessWorker
-
-    starter = inspect.getsource(_starter_engine.EngineCommandStarter)
-    assert "Uses module-level `run_process` reference -- patch the module to override." in starter
-    assert "await run_process(" in starter
-    assert "await run_process(" in inspect.getsource(_workspace_hook_runner.WorkspaceHookRunner)
-    assert "HookRunner(resolve_flow=resolve_flow)" in inspect.getsource(_flow_run_executor.FlowRunExecutorContext)
-    # A run without a command, and its supervisor, are started by the same starter.
-    assert "EngineCommandStarter(" in (Path(_starter_engine.__file__).with_name("_workspace_starter.py")).read_text()
-    assert "EngineCommandStarter(" in inspect.getsource(ProcessWorker.run)
-    for name in ("__init__", "run_cancellation_hooks", "run_crashed_hooks"):
-        theirs, ours = (inspect.signature(getattr(of, name)) for of in (_hook_runner.HookRunner, seam.HooksOutside))
-        assert list(theirs.parameters) == list(ours.parameters)
-    from prefect.flows import Flow
-
-    assert {"on_cancellation", "on_crashed"} <= set(inspect.signature(Flow.__init__).parameters)
 
 
 def in_hand(root: Path, interpreter: str | None = sys.executable) -> seam.RunInHand:
@@ -217,12 +196,6 @@ def test_every_hook_is_run_whatever_becomes_of_the_one_before(monkeypatch):
     # A flow without such hooks.
     asyncio.run(prefect_hooks.main("on_cancellation"))
     assert len(seen) == 2
-
-
-def test_the_loader_that_hooks_use_is_the_pinned_one():
-    from prefect.flows import load_flow_from_flow_run
-
-    assert {"flow_run", "use_placeholder_flow"} <= set(inspect.signature(load_flow_from_flow_run).parameters)
 
 
 def test_every_page_of_crashed_runs_and_subflows_is_read():

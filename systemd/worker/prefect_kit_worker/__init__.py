@@ -10,7 +10,7 @@ minutes, and says nothing of what it leaves behind. This program is Prefect's wo
 - `late`    scheduled runs that are too late to be of use are skipped, where their deployment asks for that
 - `groups`  a control group for each flow run: what it has started ends with it
 - `ends`    which signal has ended a flow run, and what is likely
-- `seam`    the place of private names of Prefect's: how a flow run's process is started, and who runs its hooks (prefect_hooks.py)
+- `seam`    the only place of private names of Prefect's: for each why, and what would let it go
 - `memory`  a flow run that would eat the worker's memory is ended before the kernel chooses somebody else
 - `notify`  what systemd is told
 - `control` drain and resume by hand

@@ -24,6 +24,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.asyncutils import get_thread_limiter, run_sync_in_worker_thread
 from prefect_docker.worker import DockerWorkerResult
 
+from .seam import DockerSeam
+
 # The worker's own labels, in Docker's spelling.
 WORKER_LABEL = "io.prefect.worker-name"
 RUN_LABEL = "io.prefect.flow-run-id"
@@ -63,7 +65,7 @@ def is_crash(code: int, state: str) -> bool:
     return code != 0 or state in ("PENDING", "RUNNING")
 
 
-class ContainerCare:
+class ContainerCare(DockerSeam):
     """Goes before DockerWorker in a class's bases."""
 
     _looked_for_containers = False
@@ -71,17 +73,17 @@ class ContainerCare:
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         # A pool that a worker makes has Prefect's base job template, by which a deployment may ask for all of the host.
-        self._create_pool_if_not_found = False
+        self.never_make_the_pool()
 
     async def run(self, flow_run: Any, configuration: Any, task_status: Any = None) -> DockerWorkerResult:
         """As Prefect's own, but a worker that is told to stop does not wait for the container."""
-        container, created = await run_sync_in_worker_thread(self._create_and_start_container, configuration)
-        identifier = self._get_infrastructure_pid(container.id)
+        container, created = await run_sync_in_worker_thread(self.create_and_start, configuration)
+        identifier = self.container_identifier(container.id)
         if task_status:
             task_status.started(identifier)
 
         def watched() -> int:
-            patiently(lambda: self._watch_container_safe(container, configuration, created))
+            patiently(lambda: self.watch_container(container, configuration, created))
             return self._end_of(container.id)
 
         code = await anyio.to_thread.run_sync(watched, abandon_on_cancel=True, limiter=get_thread_limiter())
@@ -92,7 +94,7 @@ class ContainerCare:
 
         def once() -> int:
             code = GONE
-            client = self._get_client()
+            client = self.docker_client()
             try:
                 container = client.containers.get(container_id)
                 code = int(container.wait()["StatusCode"])
@@ -112,7 +114,7 @@ class ContainerCare:
         """Containers of an earlier worker of this name, running or ended."""
 
         def once() -> list[Container]:
-            client = self._get_client()
+            client = self.docker_client()
             try:
                 return client.containers.list(all=True, filters={"label": f"{WORKER_LABEL}={self.name}"})
             finally:
@@ -120,18 +122,18 @@ class ContainerCare:
 
         return patiently(once)
 
-    async def _initialize_after_sync(self) -> None:
-        await super()._initialize_after_sync()
-        if self._work_pool is None or self._looked_for_containers:
+    async def after_sync(self) -> None:
+        await super().after_sync()
+        if self.pool is None or self._looked_for_containers:
             return
         self._looked_for_containers = True
         for container in await run_sync_in_worker_thread(self._left_behind):
-            self._runs_task_group.start_soon(self._take_up, container)
+            self.start_beside(self._take_up, container)
 
     async def _take_up(self, container: Container) -> None:
         """Watch a container that an earlier worker started, and report its run when it was killed."""
         run_id = container.labels.get(RUN_LABEL, "")
-        self._logger.info("Taking up the container %s of the flow run %s", container.name, run_id)
+        self.log.info("Taking up the container %s of the flow run %s", container.name, run_id)
         code = await anyio.to_thread.run_sync(
             self._end_of, container.id, abandon_on_cancel=True, limiter=get_thread_limiter()
         )
@@ -142,4 +144,4 @@ class ContainerCare:
             return
         if is_crash(code, flow_run.state.type.value if flow_run.state else ""):
             message = f"Flow run infrastructure exited with status code {code}; its first worker had ended before it."
-            await self._propose_crashed_state(flow_run, message)
+            await self.report_crash(flow_run, message)

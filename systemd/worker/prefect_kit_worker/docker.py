@@ -31,14 +31,14 @@ class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
 
     async def _outlived(self, left: HeldRun) -> bool:
         def runs() -> bool:
-            client = self._get_client()
+            client = self.docker_client()
             try:
                 if not left.infrastructure:
                     # The worker was killed before it could note which one it had started.
                     found = client.containers.list(filters={"label": f"{RUN_LABEL}={left.id}"})
                     if not found:
                         return False
-                    left.infrastructure = self._get_infrastructure_pid(found[0].id)
+                    left.infrastructure = self.container_identifier(found[0].id)
                 # `engine's address:container's id`
                 container = client.containers.get(left.infrastructure.rpartition(":")[2])
                 return container.status in {"created", "running", "paused", "restarting"}

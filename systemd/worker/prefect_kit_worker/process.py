@@ -39,18 +39,18 @@ class ProcessKitWorker(KitWorker, ProcessWorker):
         self._runs_in_hand: dict[str, seam.RunInHand] = {}
         self._cleared = False
         if self._groups.root is None:
-            self._logger.warning(
+            self.log.warning(
                 "This worker cannot make control groups (its unit needs Delegate=yes and DelegateSubgroup=worker): what a "
                 "flow run leaves behind is ended only as far as it is still the run's descendant."
             )
 
-    async def _initialize_after_sync(self) -> None:
+    async def after_sync(self) -> None:
         if not self._cleared:
             self._cleared = True
             # systemd ends them with the worker; this is for what it could not end.
             for name in await self._groups.clear():
-                self._logger.warning("Processes that the worker before had left are ended: %s", name)
-        await super()._initialize_after_sync()
+                self.log.warning("Processes that the worker before had left are ended: %s", name)
+        await super().after_sync()
 
     async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)

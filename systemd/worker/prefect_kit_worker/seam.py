@@ -1,15 +1,21 @@
-"""The place of private names of Prefect's: how it starts the process of a flow run, and who runs that run's hooks.
+"""The only place of private names of Prefect's in the worker; the other modules know the names that are made here.
 
-What Prefect's process worker (3.8.8) does inside `run` is not to be extended by its class alone:
+For each: why it is needed, and what Prefect would have to offer for it to go.
+
+Put in the place of (`install`, for flow runs in processes):
 
 - `prefect.runner._starter_engine.run_process` starts the process and waits for it *and for everybody who has its output*:
   a child that the flow leaves behind keeps the worker waiting for hours. Prefect's own comment there says to replace this
   name. Ours starts it in the run's control group, and ends the rest of the group when the process itself has ended.
+  To go: a starter that can be handed to ProcessWorker.
 - `prefect.runner._workspace_hook_runner.run_process` starts the hooks of a run without a `command`, in its environment.
+  To go: the same.
 - `prefect.runner._flow_run_executor.HookRunner` runs the hooks of a run with a `command`: it imports the flow into the
-  worker. Ours starts prefect_hooks.py with that command's own interpreter.
+  worker. Ours starts prefect_hooks.py with that command's own interpreter. To go: hooks run by the flow's own command.
 
-tests/unit/test_worker_seam.py finds these names again in the pinned version, and tries what replaces them.
+Methods of workers that are extended, and what is read of them: at each of `WorkerSeam` and `DockerSeam`.
+
+tests/unit/test_contract.py holds all of it against every supported version of Prefect.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +36,10 @@ from prefect.utilities.processutils import command_from_string, run_process
 from .groups import RunGroup
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun, State
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import FlowRun, State, WorkPool
+    from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 HOOKS = Path(__file__).resolve().parents[1] / "prefect_hooks.py"
 #: Seconds that a flow's hooks have, all together: one that hangs would keep its run Cancelling, and a place of the worker.
@@ -37,6 +47,139 @@ SECONDS_FOR_HOOKS = 300
 SECONDS_BETWEEN_LOOKS = 0.1
 #: Seconds in which what a process leaves may end by itself: helpers that tidy up after it, as Python's resource tracker.
 SECONDS_TO_FOLLOW = 2.0
+
+
+class WorkerSeam:
+    """Goes before one of Prefect's workers. Prefect calls the private methods, which call ours; `super()` of ours is Prefect's.
+
+    To go: hooks of BaseWorker that a subclass may extend, one for each step of a flow run's life.
+    """
+
+    # -- extended: Prefect calls these
+
+    async def _initialize_after_sync(self) -> None:
+        await self.after_sync()
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        return await self.submit_due(flow_run_response)
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        await self.take_run(flow_run)
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        return await self.claim(flow_run)
+
+    async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
+        return await self.start_and_wait(flow_run, task_status)
+
+    async def _propose_crashed_state(self, flow_run: FlowRun, message: str, client: Any = None) -> None:
+        await self.report_crash(flow_run, message, client)
+
+    async def after_sync(self) -> None:
+        """After each sync with the server: what the worker before has left is reported before runs are taken."""
+        await super()._initialize_after_sync()
+
+    async def submit_due(self, due: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        """Between the fetch of runs and their start: those that come too late are skipped."""
+        return await super()._submit_scheduled_flow_runs(due)
+
+    async def take_run(self, flow_run: FlowRun) -> None:
+        """All of one run: noted before it is claimed, and an API that fails then must not end the worker."""
+        await super()._submit_run(flow_run)
+
+    async def claim(self, flow_run: FlowRun) -> bool:
+        """Prefect's own takes a lost answer for a refusal."""
+        return await super()._propose_pending_state(flow_run)
+
+    async def start_and_wait(self, flow_run: FlowRun, task_status: Any = None) -> Any:
+        """From a claimed run's start to the end of its process, in which it is held."""
+        return await super()._submit_run_and_capture_errors(flow_run, task_status)
+
+    async def report_crash(self, flow_run: FlowRun, message: str, client: Any = None) -> None:
+        """Not for a run that could not be started because the API failed: that is given back."""
+        await super()._propose_crashed_state(flow_run, message, client)
+
+    # -- read and set. To go: the same, public
+
+    @property
+    def log(self) -> Any:
+        """`_logger`: the worker's own log, where its other lines are."""
+        return self._logger
+
+    @property
+    def pool(self) -> WorkPool | None:
+        """`_work_pool`: None before it is known; the public `work_pool` raises then."""
+        return self._work_pool
+
+    @property
+    def pool_name(self) -> str:
+        """`_work_pool_name`: crashed runs are looked for by it."""
+        return self._work_pool_name
+
+    @property
+    def has_synced(self) -> bool:
+        """`_has_successfully_synced`: a fetch before that asks nothing, and so says nothing about the API."""
+        return self._has_successfully_synced
+
+    @property
+    def has_place(self) -> bool:
+        """`_limiter`: whether another run may be started; a fetch without a place would be for nothing."""
+        return self._limiter is None or self._limiter.available_tokens > 0
+
+    def count_as_polled(self) -> None:
+        """`_last_polled_time`: the health check counts from it, and a worker that waits on purpose is not ill."""
+        self._last_polled_time = datetime.now(UTC)
+
+    def is_submitting(self, run_id: UUID) -> bool:
+        """`_submitting_flow_run_ids`: whether a run has been fetched and is not started yet."""
+        return run_id in self._submitting_flow_run_ids
+
+    def forget_submitting(self, run_id: UUID) -> None:
+        """`_submitting_flow_run_ids`: a run whose claim failed is fetched again only when it is not named there."""
+        self._submitting_flow_run_ids.discard(run_id)
+
+    def free_place(self, run_id: UUID) -> None:
+        """`_release_limit_slot`: Prefect keeps the place of a run whose deployment is gone."""
+        self._release_limit_slot(run_id)
+
+    def start_beside(self, work: Callable[..., Awaitable[Any]], *values: Any) -> bool:
+        """`_runs_task_group`: work that ends with the worker, as its runs do. False where the worker has not begun."""
+        if self._runs_task_group is None:
+            return False
+        self._runs_task_group.start_soon(work, *values)
+        return True
+
+    def revive_cancellations(self) -> None:
+        """`_cancelling_observer._polling_task`: the listener for cancelled runs gives up for good after a while without
+        the server; the next sync makes a new one where there is none. 3.9.1 revives it itself, and has no such task.
+        """
+        task = getattr(self._cancelling_observer, "_polling_task", None)
+        if task is not None and task.done():
+            self._cancelling_observer = None
+
+
+class DockerSeam(WorkerSeam):
+    """Goes before DockerWorker (prefect-docker). To go: the same methods, public."""
+
+    def never_make_the_pool(self) -> None:
+        """`_create_pool_if_not_found`: set here, whatever the worker was made with."""
+        self._create_pool_if_not_found = False
+
+    def docker_client(self) -> Any:
+        """`_get_client`: a client of the engine that the worker's own containers run in."""
+        return self._get_client()
+
+    def container_identifier(self, container_id: str) -> str:
+        """`_get_infrastructure_pid`: `engine's address:container's id`, as Prefect names what a run runs in."""
+        return self._get_infrastructure_pid(container_id)
+
+    def create_and_start(self, configuration: Any) -> Any:
+        """`_create_and_start_container`: the first half of DockerWorker.run, whose second half is replaced."""
+        return self._create_and_start_container(configuration)
+
+    def watch_container(self, container: Any, configuration: Any, created: Any) -> None:
+        """`_watch_container_safe`: its output goes to the journal and into the run's logs until it ends."""
+        self._watch_container_safe(container, configuration, created)
 
 
 @dataclass

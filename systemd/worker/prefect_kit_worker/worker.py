@@ -1,9 +1,7 @@
 """Prefect's worker with a life under systemd: see the package's own words for what is added, and why.
 
-`KitWorker` goes before one of Prefect's worker classes. It extends these methods of Prefect 3.8.8, which
-tests/unit/test_worker_program.py finds again in the pinned version: get_and_submit_flow_runs, sync_with_backend,
-_initialize_after_sync, _submit_scheduled_flow_runs, _submit_run, _propose_pending_state,
-_submit_run_and_capture_errors, _propose_crashed_state, run.
+`KitWorker` goes before one of Prefect's worker classes. It extends public methods of theirs (get_and_submit_flow_runs,
+sync_with_backend, run) and those that `WorkerSeam` (seam.py) makes of private ones; no private name of Prefect's is here.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from prefect.utilities.engine import propose_state
 from . import again, api, late, memory
 from .held import HeldRun, HeldRuns
 from .notify import Systemd
+from .seam import WorkerSeam
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -94,7 +93,7 @@ class Kit:
         return self.drain_seconds, "workers_drain_seconds"
 
 
-class KitWorker:
+class KitWorker(WorkerSeam):
     """What goes before ProcessWorker or DockerWorker."""
 
     #: Whether flow runs end with the worker, which then has to wait for them.
@@ -141,9 +140,9 @@ class KitWorker:
         async with self._fetch:
             if not self._taking:
                 # The health check counts from the last look for runs; not looking is no illness here.
-                self._last_polled_time = datetime.now(UTC)
+                self.count_as_polled()
                 return []
-            if not self._has_successfully_synced:
+            if not self.has_synced:
                 # Asks nothing yet, and so says nothing about the API.
                 return await super().get_and_submit_flow_runs()
             return await self._through_outages(super().get_and_submit_flow_runs()) or []
@@ -158,40 +157,37 @@ class KitWorker:
         except (httpx.HTTPError, OSError) as error:
             if self._lost_since is None:
                 self._lost_since = time.monotonic()
-                self._logger.warning(
+                self.log.warning(
                     "The API does not answer as it should (%s: %s). Running flow runs go on, and the worker goes on asking.",
                     type(error).__name__, error,
                 )  # fmt: skip
-            self._last_polled_time = datetime.now(UTC)
+            self.count_as_polled()
             return None
         if self._lost_since is not None:
-            self._logger.info("The API answers again, after %.0f s.", time.monotonic() - self._lost_since)
+            self.log.info("The API answers again, after %.0f s.", time.monotonic() - self._lost_since)
             self._lost_since = None
             self._news.set()
-            # Prefect's listener for cancelled runs gives up for good after a while; the next sync makes a new one.
-            task = getattr(self._cancelling_observer, "_polling_task", None)
-            if task is not None and task.done():
-                self._cancelling_observer = None
+            self.revive_cancellations()
         return done
 
-    async def _initialize_after_sync(self) -> None:
-        if self._work_pool is not None and self._held.left:
+    async def after_sync(self) -> None:
+        if self.pool is not None and self._held.left:
             try:
                 for run in list(self._held.left):
                     await self._report(run)
                     self._held.reported(run)
             except (httpx.HTTPError, OSError) as error:
                 # At the next sync; until then no runs are taken.
-                self._logger.warning("Flow runs of the worker before are not reported yet: %s", error)
+                self.log.warning("Flow runs of the worker before are not reported yet: %s", error)
                 return
-        await super()._initialize_after_sync()
+        await super().after_sync()
 
-    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+    async def submit_due(self, due: list[WorkerFlowRunResponse]) -> list[FlowRun]:
         if not self._taking:
             # Told to stop or to drain while this answer was on its way, which may take minutes.
             return []
         now, useful = datetime.now(UTC), []
-        for entry in flow_run_response:
+        for entry in due:
             run = entry.flow_run
             lateness = late.too_late(run.auto_scheduled, run.expected_start_time, run.tags, now)
             if lateness is None:
@@ -199,21 +195,21 @@ class KitWorker:
             else:
                 text = f"Skipped: due at {run.expected_start_time:%Y-%m-%d %H:%M:%S} UTC, {lateness.total_seconds():.0f} s ago (tag skip-if-late)."
                 await api.set_state(self.client, run.id, Cancelled(name="Skipped", message=text))
-                self._logger.info("Flow run %s. %s", run.name, text)
-        return await super()._submit_scheduled_flow_runs(useful)
+                self.log.info("Flow run %s. %s", run.name, text)
+        return await super().submit_due(useful)
 
     # -- holding runs
 
-    async def _submit_run(self, flow_run: FlowRun) -> None:
+    async def take_run(self, flow_run: FlowRun) -> None:
         run_id = str(flow_run.id)
         # Before it is claimed: a worker that is killed in the middle of that must know it at its next start.
         self._held.add(HeldRun(run_id, flow_run.name, datetime.now(UTC).isoformat(timespec="seconds")))
         try:
-            await super()._submit_run(flow_run)
+            await super().take_run(flow_run)
         except (httpx.HTTPError, OSError) as error:
             # Prefect's worker would end here, and all its flow runs with it. It is fetched again.
-            self._logger.warning("Flow run %s is not claimed: %s", flow_run.name, error)
-            self._submitting_flow_run_ids.discard(flow_run.id)
+            self.log.warning("Flow run %s is not claimed: %s", flow_run.name, error)
+            self.forget_submitting(flow_run.id)
         except asyncio.CancelledError:
             # In the middle of a claim: the file goes on naming the run, for the next worker to look at.
             self._unsure.add(run_id)
@@ -221,33 +217,33 @@ class KitWorker:
         finally:
             if run_id not in self._active | self._settling:
                 # Prefect's worker keeps the place of a run whose deployment is gone.
-                self._release_limit_slot(flow_run.id)
+                self.free_place(flow_run.id)
                 if run_id not in self._unsure:
                     self._held.remove(run_id)
 
-    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+    async def claim(self, flow_run: FlowRun) -> bool:
         """Claim a run. Prefect's own takes a lost answer for a refusal, and a run that was claimed stays Pending then."""
         try:
             state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
         except Abort as refusal:
             # Maybe because a claim before this one, whose answer was lost, was heard: that is left to _settle_claim.
-            self._logger.debug("Flow run %s is not for us: %s", flow_run.name, refusal)
+            self.log.debug("Flow run %s is not for us: %s", flow_run.name, refusal)
             return False
         except Exception as error:
-            self._logger.warning("Whether flow run %s is claimed is not known yet: %s", flow_run.name, error)
+            self.log.warning("Whether flow run %s is claimed is not known yet: %s", flow_run.name, error)
             self._unsure.add(str(flow_run.id))
             return False
         # Now it is known, also of a claim before this one.
         self._unsure.discard(str(flow_run.id))
         return state.is_pending()
 
-    async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
+    async def start_and_wait(self, flow_run: FlowRun, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
         self._active.add(run_id)
         self._in_background(self._send({run_id: api.ALIVE}))
         self._say_status()
         # When it is cancelled the worker itself ends: the file goes on naming the run, for the next one to look at.
-        done = await super()._submit_run_and_capture_errors(flow_run, task_status)
+        done = await super().start_and_wait(flow_run, task_status)
         if isinstance(done, Exception) and (held := self._held.get(run_id)):
             # The connection to what it runs in is lost, but that may go on.
             while await self._outlived(held):
@@ -255,12 +251,12 @@ class KitWorker:
         await self._settle(run_id)
         return done
 
-    async def _propose_crashed_state(self, flow_run: FlowRun, message: str, client: Any = None) -> None:
+    async def report_crash(self, flow_run: FlowRun, message: str, client: Any = None) -> None:
         """Prefect's own, but for a run that has no process yet because the API failed: that is given back (_settle)."""
         if str(flow_run.id) not in self._configurations and api.is_away(sys.exception()):
             self._given_back[str(flow_run.id)] = message
             return
-        await super()._propose_crashed_state(flow_run, message, client)
+        await super().report_crash(flow_run, message, client)
 
     async def _settle(self, run_id: str) -> None:
         """The process has ended: let go when the server knows an end, however long it is away."""
@@ -324,12 +320,10 @@ class KitWorker:
             try:
                 await work
             except Exception:
-                self._logger.exception("In the background:")
+                self.log.exception("In the background:")
 
-        if self._runs_task_group is None:
+        if not self.start_beside(guarded):
             work.close()
-        else:
-            self._runs_task_group.start_soon(guarded)
 
     async def _send(self, signs: dict[str, str]) -> bool:
         """Send signs, and the ends that have not been sent; says whether that went well. Ends are sent later otherwise."""
@@ -338,7 +332,7 @@ class KitWorker:
             told = signs | dict.fromkeys(ended, api.ENDED)
             await _soon(api.send_signs(self.client, told, self.name, str(self.work_pool.id)))
         except (httpx.HTTPError, OSError, RuntimeError) as error:
-            self._logger.debug("Signs of life not sent: %s", error)
+            self.log.debug("Signs of life not sent: %s", error)
             return False
         self._ended -= ended
         return True
@@ -357,7 +351,7 @@ class KitWorker:
                 await work()
             except Exception as error:
                 # The server is away, mostly; its return is told by the loops above.
-                self._logger.debug("%s: %s", work.__name__, error, exc_info=True)
+                self.log.debug("%s: %s", work.__name__, error, exc_info=True)
                 await asyncio.sleep(5)
 
     async def _signs(self) -> None:
@@ -402,7 +396,7 @@ class KitWorker:
 
     def _is_in_hand(self, run_id: str) -> bool:
         """Whether a run is being claimed, under way or being settled."""
-        return run_id in self._active | self._settling or UUID(run_id) in self._submitting_flow_run_ids
+        return run_id in self._active | self._settling or self.is_submitting(UUID(run_id))
 
     async def _end_what_the_server_has_ended(self, known: dict[str, FlowRun]) -> None:
         """End the processes of runs that have ended on the server, or are Cancelling without their having heard of it.
@@ -431,11 +425,11 @@ class KitWorker:
 
     async def _listen(self) -> None:
         """Hear of new and of crashed runs of the pool when it happens."""
-        while self._work_pool is None:
+        while self.pool is None:
             await asyncio.sleep(1)
         wanted = EventFilter(
             event=EventNameFilter(name=NEWS),
-            any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{self._work_pool.id}"]),
+            any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{self.pool.id}"]),
         )
         async with get_events_subscriber(filter=wanted) as news:
             # What happened before the connection stood is found by looking.
@@ -451,15 +445,15 @@ class KitWorker:
     async def _fetch_on_news(self) -> None:
         await self._news.wait()
         self._news.clear()
-        if self._limiter is None or self._limiter.available_tokens > 0:
+        if self.has_place:
             await self.get_and_submit_flow_runs()
         await asyncio.sleep(1 / FETCHES_IN_A_SECOND)
 
     async def _sweep(self) -> None:
         """Crashed runs that no event has told of: no worker was there, or the connection was not."""
-        while self._work_pool is None:
+        while self.pool is None:
             await asyncio.sleep(1)
-        await self._run_again(*await api.crashed_lately(self.client, self._work_pool_name))
+        await self._run_again(*await api.crashed_lately(self.client, self.pool_name))
         await asyncio.sleep(SECONDS_BETWEEN_SWEEPS)
 
     async def _run_again(self, *runs: FlowRun) -> None:
@@ -498,7 +492,7 @@ class KitWorker:
         if run is not None:
             self._tell_run(run, text)
         else:
-            self._logger.warning("Flow run %s: %s", run_id, text)
+            self.log.warning("Flow run %s: %s", run_id, text)
 
     async def _watchdog(self) -> None:
         self._systemd.tell(WATCHDOG=1)
@@ -510,9 +504,7 @@ class KitWorker:
         """Take no new runs; wait for those under way as long as there is time; end and report the rest."""
         self._stopping = True
         if not self.waits_for_runs:
-            self._logger.info(
-                "Told to stop: no new flow runs; %d under way go on without this worker.", len(self._held)
-            )
+            self.log.info("Told to stop: no new flow runs; %d under way go on without this worker.", len(self._held))
             # But what is just being started must be known by where it runs.
             deadline = time.monotonic() + SECONDS_TO_TIDY_UP
             while any(not run.infrastructure for run in self._held) and time.monotonic() < deadline:
@@ -520,7 +512,7 @@ class KitWorker:
             return
         seconds, decided = self._kit.time_to_end()
         deadline = time.monotonic() + seconds
-        self._logger.info("Told to stop: no new flow runs; %d under way have %.0f s to end.", len(self._held), seconds)
+        self.log.info("Told to stop: no new flow runs; %d under way have %.0f s to end.", len(self._held), seconds)
         while self._under_way and time.monotonic() < deadline:
             self._systemd.tell(STOPPING=1, EXTEND_TIMEOUT_USEC=30_000_000, STATUS=self._status(deadline))
             await asyncio.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
@@ -613,7 +605,7 @@ class KitWorker:
 
     async def _hold(self, left: HeldRun) -> None:
         """Hold a run that has outlived the worker that started it, until it ends; then see to it that this is known."""
-        self._logger.info("Flow run %s has outlived the worker before; it is held on.", left.name)
+        self.log.info("Flow run %s has outlived the worker before; it is held on.", left.name)
         while await self._outlived(left):
             await asyncio.sleep(2)
         await self._settle(left.id)

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import deploy_seam as seam
 import flows_definition as definition
 import yaml
 from prefect.cli import app
-from prefect.cli.deploy import _core
-from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentCreate, DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
@@ -40,8 +40,6 @@ from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values
 
 REFUSED = 3
-# What `prefect deploy` asks for each deployment anew, and what does not change meanwhile: half of all its requests.
-ASKED_ONCE = ("read_work_pool", "read_work_queues", "read_workers_for_work_pool")
 SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
 PAGE = 200
 # What `prefect deploy` prints besides the reason for which it stopped.
@@ -243,7 +241,7 @@ async def rule_errors(deployment: RunnerDeployment, schedules: list[dict[str, An
     if deployment.concurrency_limit is not None and deployment.concurrency_limit < 1:
         errors.append(f"concurrency_limit: {deployment.concurrency_limit} is not 1 or more")
     if deployment.enforce_parameter_schema:
-        schema = deployment._parameter_openapi_schema.model_dump(exclude_unset=True)
+        schema = seam.parameter_schema_of(deployment)
         given = [deployment.parameters, *(schedule.get("parameters") for schedule in schedules)]
         for parameters in filter(None, given):
             hold("parameters", lambda it=parameters: validate(it, schema, raise_on_error=True, ignore_required=True))
@@ -260,20 +258,6 @@ async def rule_errors(deployment: RunnerDeployment, schedules: list[dict[str, An
         rules = {"raise_on_error": True, "ignore_required": True, "allow_none_with_default": True}
         hold("job_variables", lambda: validate(deployment.job_variables, variables, **rules))
     return errors
-
-
-def ask_once(name: str) -> None:
-    """Let a method of Prefect's client keep its answers."""
-    real = getattr(PrefectClient, name)
-    answers: dict[str, Any] = {}
-
-    async def asked(self: PrefectClient, *arguments: Any, **more: Any) -> Any:
-        question = repr((arguments, more))
-        if question not in answers:
-            answers[question] = await real(self, *arguments, **more)
-        return answers[question]
-
-    setattr(PrefectClient, name, asked)
 
 
 def prefect_deploy(file: Path) -> tuple[int, str]:
@@ -296,22 +280,6 @@ def reason_of(said: str) -> str:
 
 
 @contextlib.contextmanager
-def applied_by(apply: Callable[..., Any], **more: Any) -> Any:
-    """Let `prefect deploy` hand each deployment to `apply`; `more` replaces further functions of it by name."""
-    real = RunnerDeployment.apply
-    others = {name: getattr(_core, name) for name in more}
-    RunnerDeployment.apply = apply
-    for name, function in more.items():
-        setattr(_core, name, function)
-    try:
-        yield
-    finally:
-        RunnerDeployment.apply = real
-        for name, function in others.items():
-            setattr(_core, name, function)
-
-
-@contextlib.contextmanager
 def file_of(content: dict[str, Any], entries: list[dict[str, Any]]) -> Any:
     """A prefect.yaml with these deployments only; the release itself is never written to."""
     with tempfile.TemporaryDirectory() as directory:
@@ -326,7 +294,6 @@ def rehearse(
     """Errors of a whole deploy in which nothing is written; and what was added to each deployment, by its name."""
     errors: list[str] = []
     added: dict[str, list[str]] = {}
-    real_single = _core._run_single_deploy
 
     async def look(self: RunnerDeployment, schedules: list[dict[str, Any]] | None = None, **_: Any) -> UUID:
         if self.full_name in added:
@@ -336,19 +303,10 @@ def rehearse(
         errors.extend(f'deployment "{self.full_name}": {text}' for text in await rule_errors(self, schedules or []))
         return uuid4()
 
-    async def write_nothing(*_: Any) -> None:
-        return None
+    def failed(name: Any, reason: Exception) -> None:
+        errors.append(f'deployment "{name}": {definition.one_line(reason)}')
 
-    async def single(deploy_config: dict[str, Any], *arguments: Any, **more: Any) -> None:
-        try:
-            await real_single(deploy_config, *arguments, **more)
-        except Exception as reason:  # the others are to be looked at as well
-            errors.append(f'deployment "{deploy_config.get("name")}": {definition.one_line(reason)}')
-
-    with (
-        file_of(content, entries) as file,
-        applied_by(look, _create_deployment_triggers=write_nothing, _run_single_deploy=single),
-    ):
+    with file_of(content, entries) as file, seam.rehearsed_by(look, failed):
         code, words = prefect_deploy(file)
     if code and not errors:
         errors.append(f"prefect deploy: {reason_of(words)}")
@@ -364,7 +322,7 @@ def in_earnest(pools: dict[str, dict[str, Any]], said: Said, notes: list[str]) -
     """What takes the place of RunnerDeployment.apply: Prefect's own, which by itself starts again what a person has
     paused, and takes every schedule for the file's as soon as one has no slug.
     """
-    real = RunnerDeployment.aapply
+    real = seam.apply_of_prefect()
 
     async def apply(self: RunnerDeployment, schedules: list[dict[str, Any]] | None = None, **more: Any) -> UUID:
         complete(self, pools[self.work_pool_name]["type"], said.version(self))
@@ -423,8 +381,8 @@ def main() -> int:
     # As `python -m prefect.engine` has it: not this program's directory, but the release's.
     sys.path[0] = str(Path.cwd())
     home = Path.cwd()
-    for name in ASKED_ONCE:
-        ask_once(name)
+    for name in seam.ASKED_ONCE:
+        seam.ask_once(name)
     content = yaml.safe_load(Path("prefect.yaml").read_text())
     listed = (content.get("deployments") or []) if isinstance(content, dict) else []
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
@@ -461,7 +419,7 @@ def main() -> int:
         lines = [*added.values(), unsaid]
         notes += [added_note(lines, len(entries))] if any(lines) else []
         pooled = [with_pool(entry) for entry in entries]
-        with file_of(content, pooled) as file, applied_by(in_earnest(pools, said, notes)):
+        with file_of(content, pooled) as file, seam.applied_by(in_earnest(pools, said, notes)):
             code, words = prefect_deploy(file)
         os.chdir(home)
         done = re.findall(r"Deployment '(.+?)' successfully\s+created", words.replace("│", " "))

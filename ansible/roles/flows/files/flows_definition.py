@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.cli.deploy._models import (
+from deploy_seam import (
     ConcurrencyLimitSpec,
     DeploymentConfig,
     PrefectYamlModel,
     RawScheduleConfig,
     WorkPoolConfig,
+    parse_datetime,
+    schedule_of_entry,
 )
-from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule, is_valid_timezone
-from prefect.types._datetime import parse_datetime
 from prefect.utilities.templating import apply_values
 from pydantic import TypeAdapter, ValidationError
 
@@ -123,7 +123,7 @@ def _tried(make: Callable[[], Any]) -> bool:
 
 
 def _rrule(value: Any, zone: Any) -> RRuleSchedule:
-    return _schedule_config_to_deployment_schedule({"rrule": value, "timezone": zone})["schedule"]
+    return schedule_of_entry({"rrule": value, "timezone": zone})["schedule"]
 
 
 def schedule_errors(config: Any) -> list[str]:
@@ -180,7 +180,7 @@ def _schedules_errors(entry: Mapping[str, Any]) -> list[str]:
         errors += [f"schedule {number}: {text}" for text in found]
         if found or any(templated(value) for value in config.values()):
             continue
-        slug = Wanted.of(_schedule_config_to_deployment_schedule(dict(config))).slug
+        slug = Wanted.of(schedule_of_entry(dict(config))).slug
         if slug in seen:
             errors.append(f'schedule {number}: the slug "{slug}" is there twice' if config.get("slug") else
                           f"schedule {number}: is there twice")  # fmt: skip
@@ -462,7 +462,7 @@ def wanted_of(entry: Mapping[str, Any], environment: Mapping[str, str]) -> list[
     filled = apply_values({"schedules": schedule_configs(entry)}, dict(environment), remove_notset=False)
     for config in filled["schedules"]:
         try:
-            found.append(Wanted.of(_schedule_config_to_deployment_schedule(config)))
+            found.append(Wanted.of(schedule_of_entry(config)))
         except Exception:  # noqa: S112  a file of an earlier release; each library has exceptions of its own
             continue
     return found
