@@ -23,7 +23,7 @@ def lock_of(version: str) -> Path:
 
 def place_of(lock: Path, cache: Path = CACHE) -> Path:
     """Where the environment of a lock lies: by the lock's content and the Python that it is made with."""
-    made_of = lock.read_bytes() + f"{sys.executable} {sys.version}".encode()
+    made_of = lock.read_bytes() + f"{sys.base_prefix} {sys.version}".encode()
     return cache / hashlib.sha256(made_of).hexdigest()[:20]
 
 
