@@ -11,6 +11,10 @@ ARCHITECTURES = ("x86_64", "aarch64")
 LISTENER = re.compile(
     r'\S+\s+\S+\s+\S+\s+\S*:(?P<port>[0-9]+)\s+\S+(\s+users:\(\("(?P<name>[^"]*)",pid=(?P<pid>[0-9]+))?'
 )
+# Those of compose/compose.yml, where the role stack places it.
+OUR_PROJECT = "prefect"
+OUR_DIRECTORY = "/opt/prefect/compose"
+OUR_CONTAINERS = ("prefect-postgres", "prefect-server", "prefect-caddy")
 PUBLIC_KEY = re.compile(r"^(ssh|ecdsa|sk)-", re.MULTILINE)
 # Packages that apt would remove without a word, as Debian's docker.io conflicts with them.
 OTHER_DOCKER = ("docker-ce", "containerd.io", "podman-docker")
@@ -128,6 +132,36 @@ def room_problems(seen: dict[str, Any]) -> list[str]:
     return problems
 
 
+def container_problems(containers: str) -> list[str]:
+    """Containers that the kit's would replace: of its Compose project's name, or of the names of its own.
+
+    Args:
+        containers: a line each, before a first install: name, Compose project, and that project's directory, with tabs between.
+    """
+    directories: dict[str, list[str]] = {}
+    problems = []
+    for line in containers.splitlines():
+        name, project, directory = (line.split("\t") + ["", ""])[:3]
+        # What is left of an install of the kit's is its own.
+        if directory == OUR_DIRECTORY:
+            continue
+        if project == OUR_PROJECT:
+            directories.setdefault(directory, []).append(name)
+        elif name in OUR_CONTAINERS:
+            problems.append(
+                f'it has a container "{name}" that is not the kit\'s, whose own has that name; rename it '
+                f"(docker rename {name} {name}-other), or take another host"
+            )
+    for directory, names in sorted(directories.items()):
+        quoted = ", ".join(f'"{name}"' for name in sorted(names))
+        problems.append(
+            f'it has a Compose project "{OUR_PROJECT}" in "{directory}" that is not the kit\'s ({quoted}), which the kit\'s '
+            "project of that name would take over; give it another name (its containers are made again: docker compose "
+            "--project-name), or take another host"
+        )
+    return problems
+
+
 def key_problems(seen: dict[str, Any]) -> list[str]:
     """No key to log in by."""
     if seen["keys"] is None or seen["admin_keys"] or PUBLIC_KEY.search(seen["keys"]):
@@ -144,7 +178,8 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     Args:
         seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
             earlier run has been here; `password`, the file with the database's password on this machine, and
-            `password_exists`; `others`, packages and services with their states; `listeners`, the output of ss; `ours`,
+            `password_exists`; `others`, packages and services with their states; `containers`, those that are there before a
+            first install; `listeners`, the output of ss; `ours`,
             whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected (None: not
             looked at); `admin_keys`, the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
     """
@@ -155,6 +190,7 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
             "copy the secrets directory from where it was installed (prefect_secrets_dir)"
         )
     problems += other_problems(seen["others"])
+    problems += container_problems(seen["containers"])
     problems += port_problems(seen["listeners"], seen["ours"])
     problems += key_problems(seen)
     if seen["domain_problem"]:

@@ -7,6 +7,7 @@ Running, and their concurrency slots taken, for good. Reads ORDER (JSON) from th
 import asyncio
 import json
 import os
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,19 +26,20 @@ PAGE = 200
 ALIVE = ["RUNNING", "PENDING", "CANCELLING"]
 
 
-async def pages(client: PrefectClient, wanted: dict[str, Any]) -> list[FlowRun]:
-    """All flow runs of a filter."""
-    found: list[FlowRun] = []
+async def all_of(read: Callable[..., Awaitable[Any]], **more: Any) -> list[Any]:
+    """Every page of what one of the client's methods reads."""
+    found: list[Any] = []
     while True:
-        page = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(wanted),
-            sort=FlowRunSort.ID_DESC,
-            limit=PAGE,
-            offset=len(found),
-        )
+        page = await read(limit=PAGE, offset=len(found), **more)
         found += page
         if len(page) < PAGE:
             return found
+
+
+async def pages(client: PrefectClient, wanted: dict[str, Any]) -> list[FlowRun]:
+    """All flow runs of a filter."""
+    chosen = FlowRunFilter.model_validate(wanted)
+    return await all_of(client.read_flow_runs, flow_run_filter=chosen, sort=FlowRunSort.ID_DESC)
 
 
 async def crash_dead_runs(client: PrefectClient) -> tuple[int, int]:
@@ -78,11 +80,11 @@ async def cancel_past_runs(client: PrefectClient) -> tuple[int, int]:
 async def free_slots(client: PrefectClient) -> int:
     """Concurrency slots that the dead hold; gives how many."""
     freed = 0
-    for limit in await client.read_global_concurrency_limits(limit=PAGE, offset=0):
+    for limit in await all_of(client.read_global_concurrency_limits):
         if limit.active_slots:
             freed += limit.active_slots
             await client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
-    for limit in await client.read_concurrency_limits(limit=PAGE, offset=0):
+    for limit in await all_of(client.read_concurrency_limits):
         if limit.active_slots:
             freed += len(limit.active_slots)
             await client.reset_concurrency_limit_by_tag(limit.tag)
@@ -102,7 +104,7 @@ async def order(client: PrefectClient) -> dict[str, Any]:
 
 async def pause(client: PrefectClient) -> dict[str, Any]:
     """Pause every work pool that is not paused: workers finish what they have and take nothing new."""
-    pools = [pool.name for pool in await client.read_work_pools(limit=PAGE) if not pool.is_paused]
+    pools = [pool.name for pool in await all_of(client.read_work_pools) if not pool.is_paused]
     for name in pools:
         await client.update_work_pool(name, WorkPoolUpdate(is_paused=True))
     return {"paused": pools}

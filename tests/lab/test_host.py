@@ -49,6 +49,21 @@ def test_the_firewall_lets_docker_be(host):
     assert host.check_output("nft list table inet prefect").count("tcp dport") == 1
 
 
+def test_a_broken_rule_file_opens_nothing(host):
+    """Neither a reload nor a restart; when the file is right again, a restart is a restart."""
+    rules, kept = "/etc/nftables.d/prefect.nft", "/root/prefect.nft"
+    before = host.check_output("nft list table inet prefect")
+    host.run_expect([0], f"cp --archive {rules} {kept} && echo 'table inet prefect {{ chain' >> {rules}")
+    try:
+        for verb in ("reload", "restart", "stop"):
+            assert host.run(f"systemctl {verb} prefect-firewall").rc == (0 if verb == "stop" else 1), verb
+            assert host.check_output("nft list table inet prefect") == before, verb
+    finally:
+        host.run_expect([0], f"mv {kept} {rules} && systemctl restart prefect-firewall")
+    assert host.check_output("nft list table inet prefect") == before
+    assert host.service("prefect-firewall.service").is_running
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

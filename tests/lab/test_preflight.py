@@ -647,7 +647,7 @@ def test_a_user_without_a_key_would_be_locked_out(bare, preflight, write_invento
 
 
 def test_an_install_without_its_secrets_another_docker_and_another_firewall(bare, preflight, write_inventory):
-    """No Docker but Debian's is at hand: a program in dpkg-query's place says what it would say."""
+    """No Docker is at hand: a program in dpkg-query's place says what it would say."""
     query = "printf '#!/bin/sh\\necho installed docker-ce\\n' > /usr/local/bin/dpkg-query && chmod +x /usr/local/bin/dpkg-query"
     unit = "/etc/systemd/system/nftables.service"
     service = f"printf '[Service]\\nExecStart=true\\n[Install]\\nWantedBy=sysinit.target\\n' > {unit}"
@@ -665,6 +665,26 @@ def test_an_install_without_its_secrets_another_docker_and_another_firewall(bare
             "(apt-get purge docker-ce); its data in /var/lib/docker stays",
             "its nftables.service is enabled, whose rules are loaded beside the kit's, and whose start flushes Docker's; "
             "move them to host_firewall_tcp_ports, and run there: systemctl disable --now nftables",
+        )
+    }
+    assert run.returncode == 2
+
+
+def test_a_compose_project_of_somebody_elses(bare, preflight, write_inventory):
+    """No Docker is at hand here either; what this asks of it, the lab's other VPSs answer."""
+    program = "#!/bin/sh\nprintf 'db-1\\tprefect\\t/srv/prefect\\nwiki-1\\twiki\\t/srv/wiki\\n'\n"
+    with meanwhile(
+        bare,
+        f"cat > /usr/local/bin/docker <<'E'\n{program}E\nchmod +x /usr/local/bin/docker",
+        "rm /usr/local/bin/docker",
+    ):
+        run = preflight(write_inventory())
+    assert refusals(run) == {
+        NAME: refusal_of_host(
+            NAME,
+            'it has a Compose project "prefect" in "/srv/prefect" that is not the kit\'s ("db-1"), which the kit\'s '
+            "project of that name would take over; give it another name (its containers are made again: docker compose "
+            "--project-name), or take another host",
         )
     }
     assert run.returncode == 2

@@ -792,6 +792,7 @@ SEEN = {
     "password": "/home/ada/secrets/postgres_password",
     "password_exists": True,
     "others": "config-files docker-ce\ndisabled nftables.service\nnot-found firewalld.service",
+    "containers": "wiki-1\twiki\t/srv/wiki\nprefect-server\tprefect\t/opt/prefect/compose\nrunner\t\t",
     "listeners": "",
     "ours": False,
     "keys": "ssh-ed25519 AAAA ada\n",
@@ -845,6 +846,18 @@ def test_a_host_that_can_carry_it():
         ),
         # What systemctl says of a host without the unit may also go to stderr.
         ({"others": " nftables.service"}, []),
+        (
+            {
+                "containers": "prefect-api-1\tprefect\t/srv/prefect\nprefect-db-1\tprefect\t/srv/prefect\nprefect-caddy\t\t"
+            },
+            [
+                'it has a container "prefect-caddy" that is not the kit\'s, whose own has that name; rename it (docker rename '
+                "prefect-caddy prefect-caddy-other), or take another host",
+                'it has a Compose project "prefect" in "/srv/prefect" that is not the kit\'s ("prefect-api-1", "prefect-db-1"), '
+                "which the kit's project of that name would take over; give it another name (its containers are made "
+                "again: docker compose --project-name), or take another host",
+            ],
+        ),
         (
             {"listeners": NGINX},
             [
