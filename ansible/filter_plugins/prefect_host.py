@@ -141,7 +141,7 @@ def container_problems(containers: str) -> list[str]:
     directories: dict[str, list[str]] = {}
     problems = []
     for line in containers.splitlines():
-        name, project, directory = (line.split("\t") + ["", ""])[:3]
+        name, project, directory = [*line.split("\t"), "", ""][:3]
         # What is left of an install of the kit's is its own.
         if directory == OUR_DIRECTORY:
             continue
