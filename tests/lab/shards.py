@@ -35,6 +35,7 @@ FILES = (
         "test_door",
         "test_clients",
         "test_browser",
+        "test_scripts",
         "test_flows",
         "test_releases",
         "test_docker_pool",

@@ -1,5 +1,4 @@
-"""README's first command, as a newcomer types it: interrupted once, then to its end, and down. And every script once,
-from a clean clone in an environment of its own.
+"""README's first command, as a newcomer types it: interrupted once, then to its end, and down.
 
 That a second site.yml changes nothing is held by test_provision.py, on a host with more to change.
 """
@@ -8,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -90,26 +88,3 @@ def test_down_leaves_nothing_behind(tmp_path):
     listed = subprocess.run(["docker", "volume", "ls", "--quiet"], capture_output=True, text=True, check=True).stdout
     assert f"prefect-lab-{NAME}" not in listed
     assert NAME not in Path("/etc/hosts").read_text()
-
-
-def test_every_script_runs_from_a_clean_clone(tmp_path):
-    """In the order of README: an environment that ./scripts/setup has made must do for, or grow to, what the others need."""
-    clone = tmp_path / "clone"
-    named = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(named, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, files.split("\0")):
-        if (REPOSITORY / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, clone / name)
-    scripts = sorted(path.name for path in (clone / "scripts").iterdir() if path.is_file() and os.access(path, os.X_OK))
-    assert {"bench", "demo", "lock", "restore", "setup", "test"} <= set(scripts)
-    # Not this process's own environment, which has everything.
-    own = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    own["PATH"] = os.pathsep.join(part for part in own["PATH"].split(os.pathsep) if ".venv" not in part)
-    for script in ["setup", *(script for script in scripts if script != "setup")]:
-        done = subprocess.run(
-            [clone / "scripts" / script, "--help"], cwd=tmp_path, env=own, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{script}: {done.stderr[-3000:]}"
-        shows_how = f"./scripts/{script}" in done.stdout or "usage:" in done.stdout.lower()
-        assert script == "setup" or shows_how, f"{script}: {done.stdout[-3000:]}"

@@ -28,8 +28,8 @@ BEAT = 10  # seconds between two runs of the schedule
 TASKS = 3  # of the smoke flow
 BACK_LIMIT = 90  # seconds until what was killed runs and is healthy again
 BEAT_LIMIT = 120  # seconds from then until a scheduled run is Completed
-# Seconds for which the API may be away where it should not be; a busy lab needs some to set the rules of seven engine starts.
-A_MOMENT = 20
+# Seconds for which the API may be away where it should not be: the engine sets the rules of published ports again.
+A_MOMENT = 10
 KILLS = 7  # in a row; systemd's own limit is five starts in ten seconds
 CLOSED_PORT = 5555  # no port of ours
 STACK_ENV = "/etc/prefect/stack.env"
@@ -61,6 +61,9 @@ class Knocking(threading.Thread):
         client = self.door.client()
         # A connection of its own for each question: those that are open outlive more than new ones do.
         client.headers["Connection"] = "close"
+        # A first packet that is lost while rules are set is sent again after 1, 2, 4, 8 s: that would be measured, and
+        # not how long the API is away.
+        client.timeout = httpx.Timeout(30, connect=2)
         since = 0.0
         while not self.over.wait(0.2):
             asked = time.monotonic()

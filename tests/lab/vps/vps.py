@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import network
@@ -232,6 +234,15 @@ class Vps:
             else:
                 docker("restart", self.container)
             self.wait()
+
+    @contextlib.contextmanager
+    def throttled(self, cores: float) -> Iterator[None]:
+        """The VPS, with the containers in it, has so much of a processor's time and no more."""
+        docker("update", f"--cpus={cores}", self.container)
+        try:
+            yield
+        finally:
+            docker("update", "--cpu-quota=-1", self.container)
 
     def down(self) -> None:
         """Remove the VPS and all that belongs to it. Nothing happens when it is not there."""
