@@ -176,8 +176,8 @@ def test_a_change_that_does_not_work_is_taken_back(host, playbook):
 
 
 def test_a_start_on_a_slow_machine_is_no_hung_one(vps, host):
-    """On a tenth of a core it takes minutes; whatever watches it lets it, and it ends well."""
-    with vps.throttled(0.1):
+    """On an eighth of a core it takes two minutes; whatever watches it lets it, and it ends well."""
+    with vps.throttled(0.13):
         began = time.monotonic()
         vps.ssh("systemctl restart prefect-stack", timeout=1500)
         print(f"the start took {time.monotonic() - began:.0f} s")

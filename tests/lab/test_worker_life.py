@@ -78,6 +78,7 @@ def test_everything_that_a_run_has_started_ends_with_it(vps, runs):
     states = [runs.wait(run)["state"]["name"] for run in ends]
     assert states == ["Completed", "TimedOut", "Crashed", "Cancelled"]
     runs.logged(ends[0], "interfaces: ")
+    runs.logged(ends[0], "scheduling: set")
     runs.logged(ends[0], "Still running when the process of this flow run had ended, and ended with it: sleep, sleep.")
     runs.logged(ends[2], "was ended by SIGABRT (signal 6). Likely: a library gave up: the worker's sandbox refused")
     for run in ends[2:]:
