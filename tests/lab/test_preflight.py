@@ -37,7 +37,7 @@ FATAL = re.compile(r"^fatal: \[(?P<host>[^\]]+)\]: FAILED! => *\n(?P<result>(?: 
 # Every file of the root file system with its owner, rights, size and time of its last change of any kind (which
 # nobody can set back); users, listeners, units, mounts.
 SNAPSHOT = r"""
-find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /dev -o -path /var/log \) -prune -o \
+find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /dev -o -path /var/log -o -path /var/cache/prefect-lab-bytecode \) -prune -o \
     -printf '%p %y %m %U %G %s %C@ %l\n' | sort
 getent passwd; getent group; hostname; mount
 ss --no-header --listening --numeric --tcp --udp
