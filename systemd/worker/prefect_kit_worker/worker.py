@@ -332,7 +332,7 @@ class KitWorker(WorkerSeam):
             told = signs | dict.fromkeys(ended, api.ENDED)
             await _soon(api.send_signs(self.client, told, self.name, str(self.work_pool.id)))
         except (httpx.HTTPError, OSError, RuntimeError) as error:
-            self.log.debug("Signs of life not sent: %s", error)
+            self.log.debug("Heartbeats not sent: %s", error)
             return False
         self._ended -= ended
         return True
