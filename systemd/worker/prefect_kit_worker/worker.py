@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two signs of life. The window of the automation is at least three of them.
 SECONDS_BETWEEN_SIGNS = 30
+#: Seconds between two tries to send the first one of a run.
+SECONDS_BETWEEN_FIRST_HEARTBEATS = 1
 #: Seconds that a request for them may take before it is made anew: after a cut of the network the old one would go on
 #: waiting, up to a minute and with growing pauses, in which the window closes.
 SECONDS_FOR_A_REQUEST = 30
@@ -240,7 +242,10 @@ class KitWorker(WorkerSeam):
     async def start_and_wait(self, flow_run: FlowRun, task_status: Any = None) -> Any:
         run_id = str(flow_run.id)
         self._active.add(run_id)
-        self._in_background(self._send({run_id: api.ALIVE}))
+        # Before it has a process: when the host is lost before the server has had its first heartbeat, the run stays
+        # Running for ever.
+        if not await self._send({run_id: api.ALIVE}):
+            self._in_background(self._send_first_heartbeat(run_id))
         self._say_status()
         # When it is cancelled the worker itself ends: the file goes on naming the run, for the next one to look at.
         done = await super().start_and_wait(flow_run, task_status)
@@ -336,6 +341,15 @@ class KitWorker(WorkerSeam):
             return False
         self._ended -= ended
         return True
+
+    async def _send_first_heartbeat(self, run_id: str) -> None:
+        """Try until it is sent, or the run has ended: the next ones may be half a minute away."""
+        while run_id in self._active and not await self._send({run_id: api.ALIVE}):
+            await asyncio.sleep(SECONDS_BETWEEN_FIRST_HEARTBEATS)
+        if run_id not in self._held:
+            # It has ended while this was on its way: its end has to be the last word.
+            self._ended.add(run_id)
+            await self._send({})
 
     # -- what goes on beside
 
