@@ -361,7 +361,7 @@ def test_arguments_of_a_restore():
 
 def test_no_migration_without_its_backup_where_backups_are_set_up():
     """A repository that cannot be read, or is not mounted, is a failure in words, and no reason to leave the backup out."""
-    tasks = yaml.safe_load((ROOT / "ansible/roles/stack/tasks/migrate.yml").read_text())[1]["block"]
+    tasks = yaml.safe_load((ROOT / "ansible/roles/stack/tasks/run_migrations.yml").read_text())
     names = [task["name"] for task in tasks]
     look, make, refuse, none = (tasks[names.index(name)] for name in (
         "Look whether backups are set up",
