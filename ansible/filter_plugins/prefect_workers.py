@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from pathlib import Path
@@ -91,18 +90,35 @@ def prefect_device_groups(stats: list[dict[str, Any]], devices: list[str]) -> li
     return sorted(found)
 
 
-def prefect_made_workers(files: list[dict[str, Any]], unit: str) -> list[str]:
-    """The names of those workers that the playbook has made, by the first line of their files (as slurp has them).
+def prefect_made_workers(files: dict[str, str], unit: str) -> list[str]:
+    """The names of those workers that the playbook has made, by the first line of their files (their texts by their paths).
 
     A person's own worker, and a copy that a person has made of one of these under another name, is not among them.
     """
-    made = []
-    for file in files:
-        name = Path(file["source"]).name.removesuffix(".env")
-        first = base64.b64decode(file["content"]).decode(errors="replace").partition("\n")[0]
-        if first.startswith(MADE.format(unit=unit, name=name)):
-            made.append(name)
-    return sorted(made)
+    named = {Path(path).name.removesuffix(".env"): text for path, text in files.items()}
+    return sorted(name for name, text in named.items() if text.startswith(MADE.format(unit=unit, name=name)))
+
+
+def prefect_worker_services(workers: list[dict[str, Any]], directory: str, unit: str, also: str) -> list[dict[str, Any]]:
+    """What each worker runs with, as the module prefect_applied takes it; `also`: its environment and its program.
+
+    Not its limits (50-limits.conf): they are put into effect without a restart.
+    """
+    units = "/etc/systemd/system"
+    return [
+        {
+            "name": name,
+            "stamp": f"{directory}/{name}.applied",
+            "files": [
+                f"{directory}/{name}.env",
+                f"{directory}/{name}.secret.env",
+                f"{units}/{unit}@.service",
+                f"{units}/{unit}@{name}.service.d/60-devices.conf",
+            ],
+            "also": also,
+        }
+        for name in (worker["name"] for worker in workers)
+    ]
 
 
 def prefect_content_name(paths: list[str]) -> str:
@@ -125,4 +141,5 @@ class FilterModule:
             "prefect_environment_value": prefect_environment_value,
             "prefect_made_workers": prefect_made_workers,
             "prefect_worker_limit_problems": prefect_worker_limit_problems,
+            "prefect_worker_services": prefect_worker_services,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 from pathlib import Path
 
@@ -120,19 +119,16 @@ def test_a_device_s_group_is_given_where_not_everybody_may_use_it():
 
 
 def test_only_workers_that_the_playbook_has_made_are_its_to_remove():
-    def file(name: str, text: str) -> dict:
-        return {"source": f"/etc/prefect/workers/{name}.env", "content": base64.b64encode(text.encode()).decode()}
-
     made = (ANSIBLE / "roles/workers/templates/worker.env.j2").read_text()
-    files = [
-        file("general-1", made.replace("{{ worker.name }}", "general-1")),
-        file("by-hand", "WORKER_POOL=general\n"),
+    files = {
+        "/etc/prefect/workers/general-1.env": made.replace("{{ worker.name }}", "general-1"),
+        "/etc/prefect/workers/by-hand.env": "WORKER_POOL=general\n",
         # A copy under another name, which a person made.
-        file("copy-1", made.replace("{{ worker.name }}", "general-1")),
-        file("empty", ""),
-    ]
+        "/etc/prefect/workers/copy-1.env": made.replace("{{ worker.name }}", "general-1"),
+        "/etc/prefect/workers/empty.env": "",
+    }
     assert workers.prefect_made_workers(files, "prefect-worker") == ["general-1"]
     assert workers.prefect_made_workers(files, "prefect-docker-worker") == []
     docker = (ANSIBLE / "roles/docker_pool/templates/docker-worker.env.j2").read_text()
-    files = [file("docker-1", docker.replace("{{ worker.name }}", "docker-1"))]
+    files = {"/etc/prefect/docker-workers/docker-1.env": docker.replace("{{ worker.name }}", "docker-1")}
     assert workers.prefect_made_workers(files, "prefect-docker-worker") == ["docker-1"]

@@ -1,0 +1,102 @@
+#!/usr/bin/python
+"""Ansible module: what a role wants to know of a host's files, in one round trip."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: prefect_look
+short_description: Look at many files in one round trip
+description:
+  - Does for lists what M(ansible.builtin.stat), M(ansible.builtin.slurp) and M(ansible.builtin.find) do for one path, and
+    changes nothing.
+  - A file that is absent, or that is none, is no error.
+options:
+  exist:
+    description: Paths whose presence is asked for. What a link leads to counts.
+    type: list
+    elements: path
+    default: []
+  links:
+    description: Paths whose target is asked for, where they are links.
+    type: list
+    elements: path
+    default: []
+  read:
+    description: Text files to read; shell patterns with C(*) stand for the files that match them.
+    type: list
+    elements: path
+    default: []
+  leave_out:
+    description: Patterns of names that are not read, though a pattern of C(read) matches them.
+    type: list
+    elements: str
+    default: []
+author:
+  - the prefect self-hosting kit
+"""
+
+EXAMPLES = r"""
+- name: Look what is there
+  prefect_look:
+    exist: [/opt/a/releases/1]
+    links: [/opt/a/current]
+    read: [/etc/a/*.env]
+    leave_out: ["*.secret.env"]
+"""
+
+RETURN = r"""
+exists:
+  description: For each path of C(exist) whether it is there.
+  type: dict
+  returned: always
+links:
+  description: For each path of C(links) its target, as it stands in the link; empty where it is none.
+  type: dict
+  returned: always
+text:
+  description: The text of each file of C(read) that is there, by its path.
+  type: dict
+  returned: always
+"""
+
+import fnmatch  # noqa: E402
+import glob  # noqa: E402
+import os  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+
+def files(patterns: list[str], leave_out: list[str]) -> list[str]:
+    """The files that match, each once, in the order of their paths."""
+    found = {path for pattern in patterns for path in glob.glob(pattern) if os.path.isfile(path)}
+    return sorted(path for path in found if not any(fnmatch.fnmatch(Path(path).name, one) for one in leave_out))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "exist": {"type": "list", "elements": "path", "default": []},
+            "links": {"type": "list", "elements": "path", "default": []},
+            "read": {"type": "list", "elements": "path", "default": []},
+            "leave_out": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    try:
+        text = {
+            path: Path(path).read_text(errors="surrogateescape") for path in files(given["read"], given["leave_out"])
+        }
+    except OSError as error:
+        module.fail_json(msg=f'"{error.filename}" cannot be read: {error.strerror}')
+    module.exit_json(
+        changed=False,
+        exists={path: os.path.exists(path) for path in given["exist"]},
+        links={path: os.readlink(path) if os.path.islink(path) else "" for path in given["links"]},
+        text=text,
+    )
+
+
+if __name__ == "__main__":
+    main()
