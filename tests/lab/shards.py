@@ -34,8 +34,6 @@ FILES = (
         "test_workers",
         "test_door",
         "test_clients",
-        "test_browser",
-        "test_scripts",
         "test_flows",
         "test_releases",
         "test_docker_pool",
@@ -46,6 +44,8 @@ FILES = (
     (
         "test_preflight",
         "test_newcomer",
+        "test_browser",
+        "test_scripts",
         "test_resilience",
         "test_backups",
         "test_backups_faults",
