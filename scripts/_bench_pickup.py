@@ -52,7 +52,9 @@ def _pick_up(runs: Runs, deployment: str, parts: dict[str, list[float]] | None) 
     """Seconds from the making of a run to Running, by the server's own clock."""
     run = runs.start(deployment, parameters={"seconds": 0})
     done = runs.wait(run)
-    states = runs.door.request("GET", "/api/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+    states = (
+        runs.endpoint.request("GET", "/api/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+    )
     at = {state["name"]: _when(state["timestamp"]) for state in states}
     made = _when(done["created"])
     if parts is not None and "Pending" in at and "Running" in at:
@@ -92,12 +94,12 @@ def _start_stock(vps: Vps) -> None:
     )
 
 
-def measure(vps: Vps, door: Endpoint, count: int, interval: float, seconds_idle: float) -> Figures:
+def measure(vps: Vps, endpoint: Endpoint, count: int, interval: float, seconds_idle: float) -> Figures:
     """The trials, in turns and up to `interval` seconds apart, and then a while in which both do nothing."""
     figures = Figures()
-    if door.get("/api/work_pools/stock").status_code == 404:
-        door.post("/api/work_pools/", {"name": "stock", "type": "process"}).raise_for_status()
-    runs = Runs(vps, door)
+    if endpoint.get("/api/work_pools/stock").status_code == 404:
+        endpoint.post("/api/work_pools/", {"name": "stock", "type": "process"}).raise_for_status()
+    runs = Runs(vps, endpoint)
     try:
         with step("prefect worker start, beside ours"):
             _start_stock(vps)
@@ -121,16 +123,16 @@ def measure(vps: Vps, door: Endpoint, count: int, interval: float, seconds_idle:
     finally:
         vps.ssh(f"systemctl stop {STOCK}", check=False)
         runs.remove()
-        door.delete("/api/work_pools/stock")
+        endpoint.delete("/api/work_pools/stock")
     return figures
 
 
-def run(vps: Vps, options: argparse.Namespace, door: Endpoint) -> int:
+def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
     """Measure and print; gives the exit code, for which the goals do not count in a short run."""
     if options.short:
-        figures = measure(vps, door, 1, interval=0, seconds_idle=2)
+        figures = measure(vps, endpoint, 1, interval=0, seconds_idle=2)
     else:
-        figures = measure(vps, door, options.runs, interval=10, seconds_idle=SECONDS_IDLE)
+        figures = measure(vps, endpoint, options.runs, interval=10, seconds_idle=SECONDS_IDLE)
     table = Table(title="From `prefect deployment run` to Running, in seconds")
     for column in ("", "p50", "p95", "idle, % of a core"):
         table.add_column(column, justify="left" if not column else "right")

@@ -81,7 +81,7 @@ def _or(words: list[str]) -> str:
 
 
 def port_problems(listeners: str, ours: bool) -> list[str]:
-    """Ports of the door that another process has; `ours` says that those are the kit's own Caddy's."""
+    """Ports of the reverse proxy that another process has; `ours` says that those are the kit's own Caddy's."""
     if ours:
         return []
     problems: dict[int, str] = {}
@@ -207,7 +207,7 @@ def prefect_worker_host_problems(seen: dict[str, Any]) -> list[str]:
 
     Args:
         seen: as for `prefect_host_problems`, as far as it is there; `server`, where the host looks for the server, and
-            whether it `resolved` that name and `reached` the door there (both true when there is no server yet).
+            whether it `resolved` that name and `reached` the reverse proxy there (both true when there is no server yet).
     """
     problems = room_problems(seen) + other_problems(seen["others"]) + key_problems(seen)
     instead = "or set workers_server_address to an address by which it reaches the server"
@@ -215,7 +215,7 @@ def prefect_worker_host_problems(seen: dict[str, Any]) -> list[str]:
         problems.append(f'it finds no address for "{seen["server"]}" (prefect_domain); set its DNS record, {instead}')
     elif not seen["reached"]:
         problems.append(
-            f'nothing answers it at port 443 of "{seen["server"]}", where the server\'s door is; let it through, {instead}'
+            f'nothing answers it at port 443 of "{seen["server"]}", where the server\'s public endpoint is; let it through, {instead}'
         )
     return problems
 

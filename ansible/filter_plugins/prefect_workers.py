@@ -99,7 +99,9 @@ def prefect_made_workers(files: dict[str, str], unit: str) -> list[str]:
     return sorted(name for name, text in named.items() if text.startswith(MADE.format(unit=unit, name=name)))
 
 
-def prefect_worker_services(workers: list[dict[str, Any]], directory: str, unit: str, also: str) -> list[dict[str, Any]]:
+def prefect_worker_services(
+    workers: list[dict[str, Any]], directory: str, unit: str, also: str
+) -> list[dict[str, Any]]:
     """What each worker runs with, as the module prefect_applied takes it; `also`: its environment and its program.
 
     Not its limits (50-limits.conf): they are put into effect without a restart.

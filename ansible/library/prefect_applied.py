@@ -59,7 +59,6 @@ stale:
 
 import glob  # noqa: E402
 import hashlib  # noqa: E402
-import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -67,8 +66,11 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 def content_hash(patterns: list[str], also: str) -> str:
     """SHA-256 of the hashes of all files that match, and of `also`; where a file lies, and what it is called, is no matter."""
-    paths = {path for pattern in patterns for path in glob.glob(pattern) if os.path.isfile(path)}
-    hashes = sorted(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if not os.path.islink(path))
+    # Not by Path.glob, which takes hidden files, too.
+    paths = {Path(path) for pattern in patterns for path in glob.glob(pattern)}  # noqa: PTH207
+    hashes = sorted(
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file() and not path.is_symlink()
+    )
     return hashlib.sha256(("".join(hashes) + also).encode()).hexdigest()
 
 

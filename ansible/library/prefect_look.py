@@ -61,7 +61,6 @@ text:
 
 import fnmatch  # noqa: E402
 import glob  # noqa: E402
-import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -69,7 +68,8 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 def files(patterns: list[str], leave_out: list[str]) -> list[str]:
     """The files that match, each once, in the order of their paths."""
-    found = {path for pattern in patterns for path in glob.glob(pattern) if os.path.isfile(path)}
+    # Not by Path.glob, which takes hidden files, too.
+    found = {path for pattern in patterns for path in glob.glob(pattern) if Path(path).is_file()}  # noqa: PTH207
     return sorted(path for path in found if not any(fnmatch.fnmatch(Path(path).name, one) for one in leave_out))
 
 
@@ -92,8 +92,8 @@ def main() -> None:
         module.fail_json(msg=f'"{error.filename}" cannot be read: {error.strerror}')
     module.exit_json(
         changed=False,
-        exists={path: os.path.exists(path) for path in given["exist"]},
-        links={path: os.readlink(path) if os.path.islink(path) else "" for path in given["links"]},
+        exists={path: Path(path).exists() for path in given["exist"]},
+        links={path: str(Path(path).readlink()) if Path(path).is_symlink() else "" for path in given["links"]},
         text=text,
     )
 

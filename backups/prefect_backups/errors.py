@@ -23,7 +23,7 @@ class Code(IntEnum):
     SAFETY_BACKUP = 22  # what is there now cannot be backed up first
     RESTORE = 23  # pg_restore or the migrations failed; the data of before go on serving
     NOT_READY = 24  # the server or a worker does not come back, or an unfinished restore waits for a decision
-    SMOKE = 25  # everything runs, but the smoke flow through the door failed
+    SMOKE = 25  # everything runs, but the smoke flow through the reverse proxy failed
     OVERDUE = 26  # the newest backup, copy or verification is too old
     NO_UNDO = 27  # there is no restore to undo
     DECLINED = 28  # the person said no

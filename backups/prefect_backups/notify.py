@@ -224,7 +224,7 @@ def notify_crashes(settings: Settings) -> str:
     path, now = Path(settings.state) / "notified" / "crashes.json", datetime.now(UTC)
     found = crashes.crashes(Postgres.live(settings), crashes.since(path, now), now)
     if found and settings.notify_urls:
-        message = crashes.text(found, socket.gethostname(), settings.door.url)
+        message = crashes.text(found, socket.gethostname(), settings.endpoint.url)
         tell(settings, *message, kept=lambda: crashes.note(path, now))
     else:
         crashes.note(path, now)

@@ -85,7 +85,7 @@ class Restore:
                 report.say(f"      {kept}")
             back = undo.command(host)
             if not request.initial:
-                facts |= smoke.prove(host.settings.door, report)
+                facts |= smoke.prove(host.settings.endpoint, report)
         made = {"backup": plan.backup.id, "repository": plan.backup.repository, "undo": back}
         return {**made, **facts, "seconds": report.seconds}
 
@@ -125,7 +125,7 @@ class Restore:
             facts = switch.switch(host, journal, renames, request.drain)
             back = undo.command(host)
             if not request.initial:
-                facts |= smoke.prove(host.settings.door, report)
+                facts |= smoke.prove(host.settings.endpoint, report)
         return {"backup": "undo", "undo": back, **facts, "seconds": report.seconds}
 
     def resume(self) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class Offsite:
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """Where Prefect is reached from outside, for the smoke flow after a restore."""
 
     url: str
@@ -65,7 +65,7 @@ class Settings:
 
     # Version of this kit, for the manifest.
     kit: str
-    door: Door
+    endpoint: Endpoint
     # Path of the local repository, and the password of it and of the off-site ones.
     repository: str = "/var/backups/prefect/repository"
     password_file: str = "/etc/prefect/backups/password"
@@ -151,6 +151,9 @@ def parse(text: str) -> Settings:
         value = json.loads(text)
     except ValueError as error:
         raise Failure(Code.SETTINGS, f"{FILE} is not JSON: {error}", "run site.yml --tags backups") from error
+    # As it was called until 0.4: an upgrade of the kit may have been cut off before it wrote the settings.
+    if isinstance(value, dict) and "door" in value and "endpoint" not in value:
+        value["endpoint"] = value.pop("door")
     return _build(Settings, value, "")
 
 

@@ -14,7 +14,7 @@ import requests
 
 from .errors import Code, Failure
 from .progress import Advance, Report
-from .settings import Door
+from .settings import Endpoint
 
 # Seconds until the run must have ended: a worker that has just started polls, and starts a process.
 SECONDS = 180
@@ -23,13 +23,13 @@ SECONDS = 180
 class Client:
     """Prefect's REST API with an account at the reverse proxy."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._session = requests.Session()
         # Nothing from the environment of whoever runs this: no proxy, no netrc.
         self._session.trust_env = False
-        self._session.verify = door.ca_file
-        self._session.auth = (door.user, Path(door.password_file).read_text().strip())
-        self._url = door.url.rstrip("/") + "/api"
+        self._session.verify = endpoint.ca_file
+        self._session.auth = (endpoint.user, Path(endpoint.password_file).read_text().strip())
+        self._url = endpoint.url.rstrip("/") + "/api"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """One route. Raises Failure (SMOKE) when it cannot be reached or refuses."""
@@ -57,15 +57,15 @@ class Client:
         return answer.json()
 
 
-def find(client: Client, door: Door) -> str | None:
+def find(client: Client, endpoint: Endpoint) -> str | None:
     """The id of the smoke deployment; None where these data have none. Raises Failure (SMOKE)."""
-    flow, name = door.deployment.split("/", 1)
+    flow, name = endpoint.deployment.split("/", 1)
     found = client.call("POST", "/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
     flows = {one["id"] for one in client.call("POST", "/flows/filter", {"flows": {"name": {"any_": [flow]}}})}
     return next((one["id"] for one in found if one["flow_id"] in flows), None)
 
 
-def run(client: Client, door: Door, deployment: str, advance: Advance) -> str:
+def run(client: Client, endpoint: Endpoint, deployment: str, advance: Advance) -> str:
     """Run the smoke deployment and count its task runs.
 
     Args:
@@ -97,23 +97,23 @@ def run(client: Client, door: Door, deployment: str, advance: Advance) -> str:
     end = time.monotonic() + 30
     while True:
         count = client.call("POST", "/task_runs/count", {"flow_runs": {"id": {"any_": [made["id"]]}}})
-        if count == door.task_runs:
+        if count == endpoint.task_runs:
             return f"flow run Completed with {count} task runs in {time.monotonic() - started:.0f} s"
         if time.monotonic() > end:
             raise Failure(
                 Code.SMOKE,
-                f"the smoke run {made['id']} has {count} task runs, but should have {door.task_runs}",
+                f"the smoke run {made['id']} has {count} task runs, but should have {endpoint.task_runs}",
                 "events are lost on the way: look at: docker logs --tail 50 prefect-caddy",
             )
         time.sleep(0.5)
 
 
-def prove(door: Door, report: Report) -> dict[str, Any]:
+def prove(endpoint: Endpoint, report: Report) -> dict[str, Any]:
     """The smoke flow; gives how it went for --json, None where the restored data have no deployment for one."""
-    client = Client(door)
-    deployment = find(client, door)
+    client = Client(endpoint)
+    deployment = find(client, endpoint)
     if deployment is None:
-        report.say(f'  none the smoke flow: there is no deployment "{door.deployment}"')
+        report.say(f'  none the smoke flow: there is no deployment "{endpoint.deployment}"')
         return {"smoke": None}
     with report.step("smoke flow through the reverse proxy", "smoke") as advance:
-        return {"smoke": run(client, door, deployment, advance)}
+        return {"smoke": run(client, endpoint, deployment, advance)}

@@ -26,7 +26,7 @@ from testinfra.host import Host
 
 from tests.lab.shards import ORDER, this_shard
 from tests.lab.vps import engine, images, inventory, provision
-from tests.lab.vps.endpoint import Endpoint as Door
+from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.playbook import PlaybookRun, run_playbook
 from tests.lab.vps.shell import LabError, cache_directory, step, write_whole
 from tests.lab.vps.vps import Vps
@@ -221,13 +221,13 @@ def inventory_secrets(vps: Vps, inventory_directory: Path) -> dict[str, str]:
     }
 
 
-# --- the door --------------------------------------------------------------------------------------------------
+# --- the reverse proxy --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def door(vps: Vps, inventory_directory: Path) -> Door:
+def endpoint(vps: Vps, inventory_directory: Path) -> Endpoint:
     """The way in to the provisioned Prefect."""
-    return Door(f"https://{provision.DOMAIN}", inventory_directory)
+    return Endpoint(f"https://{provision.DOMAIN}", inventory_directory)
 
 
 @pytest.fixture(scope="session")

@@ -172,51 +172,51 @@ def databases(vps: Vps) -> set[str]:
     return set(said.split())
 
 
-# --- the world, through the public door --------------------------------------------------------------------------
+# --- the world, through the public endpoint --------------------------------------------------------------------------
 
 
-def mark(door: Any, value: str) -> None:
+def mark(endpoint: Any, value: str) -> None:
     """Write into the live world which one it is."""
-    if door.get(f"/api/variables/name/{MARKER}").status_code == 404:
-        door.post("/api/variables/", {"name": MARKER, "value": value}).raise_for_status()
+    if endpoint.get(f"/api/variables/name/{MARKER}").status_code == 404:
+        endpoint.post("/api/variables/", {"name": MARKER, "value": value}).raise_for_status()
     else:
-        door.request("PATCH", f"/api/variables/name/{MARKER}", json={"value": value}).raise_for_status()
+        endpoint.request("PATCH", f"/api/variables/name/{MARKER}", json={"value": value}).raise_for_status()
 
 
-def marker(door: Any) -> str:
+def marker(endpoint: Any) -> str:
     """Which world is served."""
-    return door.get(f"/api/variables/name/{MARKER}").raise_for_status().json()["value"]
+    return endpoint.get(f"/api/variables/name/{MARKER}").raise_for_status().json()["value"]
 
 
-def deployment(door: Any, name: str) -> dict[str, Any]:
+def deployment(endpoint: Any, name: str) -> dict[str, Any]:
     """A deployment, by FLOW/NAME."""
-    return door.get(f"/api/deployments/name/{name}").raise_for_status().json()
+    return endpoint.get(f"/api/deployments/name/{name}").raise_for_status().json()
 
 
-def start_run(door: Any, name: str, parameters: dict[str, Any] | None = None, at: str | None = None) -> str:
+def start_run(endpoint: Any, name: str, parameters: dict[str, Any] | None = None, at: str | None = None) -> str:
     """Ask for a run of a deployment, now or at a time (ISO 8601); gives its id."""
     body: dict[str, Any] = {"parameters": parameters or {}}
     if at is not None:
         body["state"] = {"type": "SCHEDULED", "state_details": {"scheduled_time": at}}
-    path = f"/api/deployments/{deployment(door, name)['id']}/create_flow_run"
-    return door.post(path, body).raise_for_status().json()["id"]
+    path = f"/api/deployments/{deployment(endpoint, name)['id']}/create_flow_run"
+    return endpoint.post(path, body).raise_for_status().json()["id"]
 
 
-def flow_run(door: Any, run: str) -> dict[str, Any]:
-    return door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+def flow_run(endpoint: Any, run: str) -> dict[str, Any]:
+    return endpoint.get(f"/api/flow_runs/{run}").raise_for_status().json()
 
 
-def state_of(door: Any, run: str) -> str:
+def state_of(endpoint: Any, run: str) -> str:
     """The name of a flow run's state."""
-    return flow_run(door, run)["state"]["name"]
+    return flow_run(endpoint, run)["state"]["name"]
 
 
-def until_state(door: Any, run: str, name: str) -> None:
+def until_state(endpoint: Any, run: str, name: str) -> None:
     """Wait until a flow run is in a state."""
-    until(f"{name} of the run {run}", lambda: "" if (now := state_of(door, run)) == name else now, RUN_LIMIT)
+    until(f"{name} of the run {run}", lambda: "" if (now := state_of(endpoint, run)) == name else now, RUN_LIMIT)
 
 
-def task_states(door: Any, run: str) -> list[str]:
+def task_states(endpoint: Any, run: str) -> list[str]:
     """The states of a flow run's task runs."""
-    found = door.post("/api/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}}).raise_for_status().json()
+    found = endpoint.post("/api/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}}).raise_for_status().json()
     return [one["state_name"] for one in found]

@@ -100,16 +100,16 @@ def chatty(seconds: float = 10):
 class Runs:
     """Deployments of the flows above, made by the API, and their runs."""
 
-    def __init__(self, vps: Vps, door: Any) -> None:
+    def __init__(self, vps: Vps, endpoint: Any) -> None:
         self.vps = vps
-        self.door = door
+        self.endpoint = endpoint
         self._made: list[str] = []
         vps.ssh(f"mkdir -p {FLOWS} && cat > {FLOWS}/lab.py <<'END'\n{CODE}\nEND\nchmod -R a+rX {FLOWS}")
 
     def deployment(self, name: str, flow: str = "slow", **more: Any) -> str:
         """A deployment of one of the flows; gives its id. `more` is added to what is sent to the API."""
-        smoke = self.door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
-        flow_id = self.door.post("/api/flows/", {"name": flow}).raise_for_status().json()["id"]
+        smoke = self.endpoint.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+        flow_id = self.endpoint.post("/api/flows/", {"name": flow}).raise_for_status().json()["id"]
         body = {
             "name": name,
             "flow_id": flow_id,
@@ -119,16 +119,18 @@ class Runs:
             "job_variables": smoke["job_variables"],
             **more,
         }
-        made = self.door.post("/api/deployments/", body).raise_for_status().json()["id"]
+        made = self.endpoint.post("/api/deployments/", body).raise_for_status().json()["id"]
         self._made.append(made)
         return made
 
     def start(self, deployment: str, **more: Any) -> str:
         """A run of a deployment; gives its id. `more`: name, tags, work_queue_name, …; `parameters` too."""
-        return self.door.post(f"/api/deployments/{deployment}/create_flow_run", more).raise_for_status().json()["id"]
+        return (
+            self.endpoint.post(f"/api/deployments/{deployment}/create_flow_run", more).raise_for_status().json()["id"]
+        )
 
     def read(self, run: str) -> dict[str, Any]:
-        return self.door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+        return self.endpoint.get(f"/api/flow_runs/{run}").raise_for_status().json()
 
     def wait(self, run: str, *names: str, limit: float = RUN_LIMIT) -> dict[str, Any]:
         """Wait until a run's state has one of the names; any end, when none is given. Gives the run."""
@@ -151,18 +153,22 @@ class Runs:
     def of(self, deployment: str) -> list[dict[str, Any]]:
         """The runs of a deployment, as they were made."""
         body = {"deployments": {"id": {"any_": [deployment]}}, "sort": "ID_DESC"}
-        found = self.door.post("/api/flow_runs/filter", body).raise_for_status().json()
+        found = self.endpoint.post("/api/flow_runs/filter", body).raise_for_status().json()
         return sorted(found, key=lambda run: run["created"])
 
     def states(self, run: str) -> list[str]:
         """The names of all the states that a run has had."""
-        found = self.door.request("GET", "/api/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        found = (
+            self.endpoint.request("GET", "/api/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        )
         return [state["name"] for state in sorted(found, key=lambda state: state["timestamp"])]
 
     def said(self, run: str) -> str:
         """The logs of a run."""
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        return "\n".join(line["message"] for line in self.door.post("/api/logs/filter", body).raise_for_status().json())
+        return "\n".join(
+            line["message"] for line in self.endpoint.post("/api/logs/filter", body).raise_for_status().json()
+        )
 
     def logged(self, run: str, text: str, limit: float = 30) -> None:
         """Wait until a text stands in the logs of a run."""
@@ -171,9 +177,9 @@ class Runs:
     def forget(self, deployment: str) -> None:
         """Remove a deployment, and then its runs: a schedule would make new ones."""
         found = self.of(deployment)
-        self.door.delete(f"/api/deployments/{deployment}")
+        self.endpoint.delete(f"/api/deployments/{deployment}")
         for run in found:
-            self.door.delete(f"/api/flow_runs/{run['id']}")
+            self.endpoint.delete(f"/api/flow_runs/{run['id']}")
         self._made.remove(deployment)
 
     def remove(self) -> None:

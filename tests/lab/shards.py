@@ -32,7 +32,7 @@ FILES = (
         "test_host",
         "test_stack",
         "test_workers",
-        "test_door",
+        "test_proxy",
         "test_clients",
         "test_flows",
         "test_releases",

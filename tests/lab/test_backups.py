@@ -48,15 +48,15 @@ def no_timers(vps: Vps) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def block(vps: Vps, door: Any) -> Iterator[str]:
+def block(vps: Vps, endpoint: Any) -> Iterator[str]:
     """An encrypted block in the world that is backed up."""
-    old = door.get(f"/api/block_types/slug/secret/block_documents/name/{BLOCK}")
+    old = endpoint.get(f"/api/block_types/slug/secret/block_documents/name/{BLOCK}")
     if old.status_code == 200:
-        door.delete(f"/api/block_documents/{old.json()['id']}").raise_for_status()
-    made = make_block(door)
+        endpoint.delete(f"/api/block_documents/{old.json()['id']}").raise_for_status()
+    made = make_block(endpoint)
     yield made
     restores.until("all runs again", lambda: restores.leftovers(vps))
-    door.delete(f"/api/block_documents/{made}").raise_for_status()
+    endpoint.delete(f"/api/block_documents/{made}").raise_for_status()
 
 
 def rows(vps: Vps) -> dict[str, int]:
@@ -67,10 +67,10 @@ def rows(vps: Vps) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def made(vps: Vps, door: Any, no_timers: None, block: str) -> Made:
+def made(vps: Vps, endpoint: Any, no_timers: None, block: str) -> Made:
     """A backup, made by the unit that the timer starts, in a world that stands still meanwhile."""
     before, value = ids(vps), str(uuid.uuid4())
-    mark(door, value)
+    mark(endpoint, value)
     vps.ssh("docker pause prefect-server")
     try:
         ended = backups.start(vps, BACKUP)
@@ -144,7 +144,7 @@ def test_what_else_is_needed_to_come_back_is_in_it(vps: Vps, made: Made, invento
         "/opt/prefect/caddy/Caddyfile",
         "/opt/prefect/compose/compose.yml",
         "/etc/systemd/system/prefect-backup.timer.d/prefect.conf",
-        settings["door"]["ca_file"],
+        settings["endpoint"]["ca_file"],
     )
     assert set(wanted) <= set(made.files)
     assert any(re.match(r"/var/lib/prefect/caddy/.*root\.key$", path) for path in made.files)

@@ -420,14 +420,16 @@ def test_a_person_is_told_of_a_failure_once(
         assert secret not in everything, path
 
 
-def test_a_person_is_told_of_crashed_flow_runs_once(vps: Vps, door: Any, others: Others, person: Person) -> None:
+def test_a_person_is_told_of_crashed_flow_runs_once(vps: Vps, endpoint: Any, others: Others, person: Person) -> None:
     """By the unit that the timer starts every minute; the next look finds nothing new."""
     environment = others(notify_urls=[person.url])
-    deployment = door.get("/api/deployments/name/hello/hello").json()["id"]
+    deployment = endpoint.get("/api/deployments/name/hello/hello").json()["id"]
     soon = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
-    made = door.post(f"/api/deployments/{deployment}/create_flow_run", {"name": "cut-off", "state": soon}).json()["id"]
+    made = endpoint.post(f"/api/deployments/{deployment}/create_flow_run", {"name": "cut-off", "state": soon}).json()[
+        "id"
+    ]
     crashed = {"state": {"type": "CRASHED", "message": "its host is gone"}, "force": True}
-    assert door.post(f"/api/flow_runs/{made}/set_state", crashed).json()["status"] == "ACCEPT"
+    assert endpoint.post(f"/api/flow_runs/{made}/set_state", crashed).json()["status"] == "ACCEPT"
     with backups.unit_environment(vps, CRASHES, **environment):
         first, second = backups.start(vps, CRASHES), backups.start(vps, CRASHES)
     assert (first.result, second.result) == ("success", "success")
@@ -435,9 +437,9 @@ def test_a_person_is_told_of_crashed_flow_runs_once(vps: Vps, door: Any, others:
     assert "0 flow runs crashed; told 0 addresses" in second.said
     (told,) = person.messages
     assert re.search(r"UTC  cut-off \(deployment hello\)\n  its host is gone\n", told["message"])
-    assert f"{door.url}/runs/flow-run/{made}" in told["message"]
+    assert f"{endpoint.url}/runs/flow-run/{made}" in told["message"]
     assert person.password not in first.said + second.said
-    door.delete(f"/api/flow_runs/{made}")
+    endpoint.delete(f"/api/flow_runs/{made}")
 
 
 def test_a_flipped_byte_is_found_by_the_verification(

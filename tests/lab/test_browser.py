@@ -120,29 +120,29 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser, door) -> Iterator[Visit]:
-    """A new browser profile whose person knows the password. The certificate is looked at in test_door.py."""
+def visit(browser: Browser, endpoint) -> Iterator[Visit]:
+    """A new browser profile whose person knows the password. The certificate is looked at in test_proxy.py."""
     agent = f"Mozilla/5.0 lab-{uuid.uuid4().hex}"
     context = browser.new_context(
         ignore_https_errors=True,
-        http_credentials={"username": USER, "password": door.passwords[USER]},
+        http_credentials={"username": USER, "password": endpoint.passwords[USER]},
         user_agent=agent,
         viewport={"width": 1280, "height": 860},
         color_scheme="light",
     )
-    yield Visit(context.new_page(), agent, urlsplit(door.url).netloc)
+    yield Visit(context.new_page(), agent, urlsplit(endpoint.url).netloc)
     context.close()
 
 
 @pytest.fixture
-def run_flow(door, tmp_path: Path) -> Iterator[Any]:
-    """`run_flow(name, seconds)` starts a flow run of that name on this machine, through the door."""
-    secret = base64.b64encode(f"{USER}:{door.passwords[USER]}".encode()).decode()
+def run_flow(endpoint, tmp_path: Path) -> Iterator[Any]:
+    """`run_flow(name, seconds)` starts a flow run of that name on this machine, through the reverse proxy."""
+    secret = base64.b64encode(f"{USER}:{endpoint.passwords[USER]}".encode()).decode()
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     environment = kept | {
         "HOME": str(tmp_path),
-        "PREFECT_API_URL": f"{door.url}/api",
-        "PREFECT_API_SSL_CERT_FILE": str(door.ca),
+        "PREFECT_API_URL": f"{endpoint.url}/api",
+        "PREFECT_API_SSL_CERT_FILE": str(endpoint.ca),
         "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": f"Basic {secret}"}),
         "DO_NOT_TRACK": "1",
     }
@@ -180,9 +180,9 @@ def look(visit: Visit, address: str) -> None:
     pytest.fail(f"{address}: the network of this machine does not come to rest")
 
 
-def enter(visit: Visit, door) -> None:
+def enter(visit: Visit, endpoint) -> None:
     """Open the UI, and decline its offer of the newer one, which it makes to every new browser."""
-    look(visit, door.url)
+    look(visit, endpoint.url)
     visit.page.get_by_role("button", name="Not now").click()
 
 
@@ -191,15 +191,15 @@ def state(page: Page, name: str) -> Locator:
     return page.get_by_text(name, exact=True).filter(visible=True).first
 
 
-def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, door, run_flow, access_log) -> None:
+def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpoint, run_flow, access_log) -> None:
     page, name = visit.page, f"report-{uuid.uuid4().hex[:6]}"
     process = run_flow(name, 30)
     wanted = {"flow_runs": {"name": {"any_": [name]}, "state": {"type": {"any_": ["RUNNING"]}}}}
     deadline = time.monotonic() + 60
-    while not door.post("/api/flow_runs/filter", wanted).json():
+    while not endpoint.post("/api/flow_runs/filter", wanted).json():
         assert time.monotonic() < deadline, "the flow has not begun"
         time.sleep(0.5)
-    enter(visit, door)
+    enter(visit, endpoint)
     page.locator('a[href="/runs"]').click()
     page.get_by_text(name, exact=True).first.click(timeout=60_000)
     page.get_by_text("Logs", exact=True).first.click()
@@ -221,26 +221,26 @@ def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, door,
     assert asked.count(200) > 20
 
 
-def test_every_page_stays_at_home_and_complains_of_nothing(visit: Visit, door) -> None:
-    enter(visit, door)
+def test_every_page_stays_at_home_and_complains_of_nothing(visit: Visit, endpoint) -> None:
+    enter(visit, endpoint)
     for path in PAGES:
-        look(visit, door.url + path)
+        look(visit, endpoint.url + path)
         assert visit.complaints == [], path
         assert visit.foreign == {}, path
 
 
-def test_the_other_ui_works_and_is_kept_at_home(visit: Visit, door) -> None:
-    """The newer UI asks an analytics host whatever the server's settings say; the door's policy stops it."""
+def test_the_other_ui_works_and_is_kept_at_home(visit: Visit, endpoint) -> None:
+    """The newer UI asks an analytics host whatever the server's settings say; the reverse proxy's policy stops it."""
     for path in PAGES:
-        look(visit, f"{door.url}/v2{path}")
+        look(visit, f"{endpoint.url}/v2{path}")
     assert all("Content Security Policy" in text for text in visit.complaints), visit.complaints
     assert set(visit.foreign.values()) <= {"csp"}, visit.foreign
 
 
-def test_without_a_password_a_browser_sees_nothing(browser: Browser, door) -> None:
+def test_without_a_password_a_browser_sees_nothing(browser: Browser, endpoint) -> None:
     with browser.new_context(ignore_https_errors=True) as context:
         page = context.new_page()
         for path in ("/", "/dashboard", "/docs"):
-            answer = page.request.get(door.url + path)
+            answer = page.request.get(endpoint.url + path)
             assert answer.status == 401
             assert answer.text() == "A user name and a password are needed.\n"

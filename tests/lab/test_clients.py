@@ -14,15 +14,15 @@ import pytest
 
 
 @pytest.fixture
-def environment(door, tmp_path):
+def environment(endpoint, tmp_path):
     """What README has a person export, in a clean home."""
-    secret = base64.b64encode(f"admin:{door.passwords['admin']}".encode()).decode()
+    secret = base64.b64encode(f"admin:{endpoint.passwords['admin']}".encode()).decode()
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return kept | {
         "HOME": str(tmp_path),
         "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": f"{door.url}/api",
-        "PREFECT_API_SSL_CERT_FILE": str(door.ca),
+        "PREFECT_API_URL": f"{endpoint.url}/api",
+        "PREFECT_API_SSL_CERT_FILE": str(endpoint.ca),
         "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": f"Basic {secret}"}),
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
@@ -37,12 +37,12 @@ def prefect(environment, *words, timeout=120):
     return run(environment, sys.executable, "-m", "prefect", *words, timeout=timeout)
 
 
-def test_the_cli_runs_a_deployment_and_shows_its_logs(environment, door):
+def test_the_cli_runs_a_deployment_and_shows_its_logs(environment, endpoint):
     done = prefect(environment, "deployment", "run", "hello/hello", "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Completed" in done.stdout
     ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "deployments": {"name": {"any_": ["hello"]}}}
-    found = door.post("/api/flow_runs/filter", {**ended, "sort": "END_TIME_DESC", "limit": 1}).json()[0]
+    found = endpoint.post("/api/flow_runs/filter", {**ended, "sort": "END_TIME_DESC", "limit": 1}).json()[0]
     deadline = time.monotonic() + 30
     while "Hello" not in (said := prefect(environment, "flow-run", "logs", found["id"]).stdout):
         assert time.monotonic() < deadline, said
@@ -86,20 +86,20 @@ print("state:", run.state.name)
 """
 
 
-def test_the_sdk_runs_a_flow_here_and_a_deployment_there(environment, door, tmp_path):
-    """A flow on this machine: its task runs (events websocket) and logs reach the server through the door."""
+def test_the_sdk_runs_a_flow_here_and_a_deployment_there(environment, endpoint, tmp_path):
+    """A flow on this machine: its task runs (events websocket) and logs reach the server through the reverse proxy."""
     program, name = tmp_path / "program.py", f"from-outside-{uuid.uuid4().hex[:8]}"
     program.write_text(FLOW)
     done = run(environment, sys.executable, str(program), name, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "state: Completed" in done.stdout
-    (flow,) = door.post("/api/flows/filter", {"flows": {"name": {"any_": [name]}}}).json()
-    (found,) = door.post("/api/flow_runs/filter", {"flows": {"id": {"any_": [flow["id"]]}}}).json()
+    (flow,) = endpoint.post("/api/flows/filter", {"flows": {"name": {"any_": [name]}}}).json()
+    (found,) = endpoint.post("/api/flow_runs/filter", {"flows": {"id": {"any_": [flow["id"]]}}}).json()
     of_run = {"flow_runs": {"id": {"any_": [found["id"]]}}}
     deadline = time.monotonic() + 30
     while True:
-        tasks = door.post("/api/task_runs/filter", of_run).json()
-        logs = door.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [found["id"]]}}}).json()
+        tasks = endpoint.post("/api/task_runs/filter", of_run).json()
+        logs = endpoint.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [found["id"]]}}}).json()
         states = [task["state_name"] for task in tasks]
         squares = sorted(line["message"] for line in logs if line["message"].startswith("square of"))
         if states == ["Completed"] * 4 and len(squares) == 4:

@@ -65,21 +65,21 @@ deployments:
 class Runs:
     """Flow runs of the deployment contained/contained, by the API."""
 
-    def __init__(self, door) -> None:
-        self.door = door
+    def __init__(self, endpoint) -> None:
+        self.endpoint = endpoint
 
     def deployment(self) -> dict[str, Any]:
-        return self.door.get("/api/deployments/name/contained/contained").json()
+        return self.endpoint.get("/api/deployments/name/contained/contained").json()
 
     def start(self, seconds: float = 0, **job_variables: Any) -> str:
         body = {"parameters": {"seconds": seconds}, "job_variables": job_variables}
-        return self.door.post(f"/api/deployments/{self.deployment()['id']}/create_flow_run", body).json()["id"]
+        return self.endpoint.post(f"/api/deployments/{self.deployment()['id']}/create_flow_run", body).json()["id"]
 
     def cancel(self, run: str) -> None:
-        self.door.post(f"/api/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        self.endpoint.post(f"/api/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
 
     def state(self, run: str) -> str:
-        return self.door.get(f"/api/flow_runs/{run}").json()["state"]["name"]
+        return self.endpoint.get(f"/api/flow_runs/{run}").json()["state"]["name"]
 
     def wait(self, run: str, *names: str, timeout: float = 120) -> str:
         """The name of the run's state, as soon as it is one of these or the run has ended."""
@@ -93,7 +93,7 @@ class Runs:
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             query = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
-            for line in self.door.post("/api/logs/filter", query).json():
+            for line in self.endpoint.post("/api/logs/filter", query).json():
                 if line["message"].startswith("contained {"):
                     return json.loads(line["message"].removeprefix("contained "))
             time.sleep(0.5)
@@ -156,15 +156,15 @@ def test_it_is_off_unless_asked_for(host, vps):
 
 
 @pytest.fixture(scope="module")
-def runs(playbook, settings, door, host, aloud) -> Runs:
+def runs(playbook, settings, endpoint, host, aloud) -> Runs:
     with aloud("a docker pool, its worker and its image"):
         playbook("site.yml", *TAGS, *settings)
-    unit = f"prefect-deploy@{Runs(door).deployment()['version']}.service"
+    unit = f"prefect-deploy@{Runs(endpoint).deployment()['version']}.service"
     # Of the last time that it ran.
     built = host.check_output(f"journalctl --unit {unit} --invocation=0 --output short-unix --no-pager")
     times = [float(line.split()[0]) for line in built.splitlines() if " env[" in line]
     with aloud(f"the image was built and checked in {max(times) - min(times):.0f} s"):
-        return Runs(door)
+        return Runs(endpoint)
 
 
 def container_of(host, run: str) -> dict[str, Any] | None:
@@ -211,7 +211,7 @@ def test_each_run_has_a_container_of_its_own(runs, host, access_log):
         assert int(entry["CapEff"], 16) == int(entry["CapBnd"], 16) == 0
         assert entry["NoNewPrivs"] == "1"
     assert gone(host, first) and gone(host, second)
-    # Through the door, under the worker's name, from the containers' network.
+    # Through the reverse proxy, under the worker's name, from the containers' network.
     subnet = json.loads(host.check_output("docker network inspect prefect-flows"))[0]["IPAM"]["Config"][0]["Subnet"]
     of_worker = [line for line in access_log(120) if line.get("user_id") == f"worker-{WORKER}"]
     assert any(run in line["request"]["uri"] for line in of_worker for run in (first, second))
@@ -236,13 +236,13 @@ def test_a_deployment_cannot_ask_for_the_host(runs, host):
     assert runs.wait(run) == "Completed"
 
 
-def test_a_killed_container_is_a_crash_and_a_cancelled_one_is_none(runs, host, door):
+def test_a_killed_container_is_a_crash_and_a_cancelled_one_is_none(runs, host, endpoint):
     killed, cancelled = runs.start(seconds=300), runs.start(seconds=300)
     assert [runs.wait(run, "Running") for run in (killed, cancelled)] == ["Running", "Running"]
     host.check_output(f"docker kill {container_of(host, killed)['Id']}")
     runs.cancel(cancelled)
     assert runs.wait(killed, timeout=30) == "Crashed"
-    assert "137" in door.get(f"/api/flow_runs/{killed}").json()["state"]["message"]
+    assert "137" in endpoint.get(f"/api/flow_runs/{killed}").json()["state"]["message"]
     assert runs.wait(cancelled, timeout=60) == "Cancelled"
     assert gone(host, killed) and gone(host, cancelled, timeout=60)
 
@@ -313,26 +313,26 @@ def test_a_release_that_does_not_import_in_its_image_is_refused(runs, host):
         host.check_output(f"rm -r {bad}; systemctl reset-failed prefect-deploy@bad.service || true")
 
 
-def test_an_edited_template_stays(runs, door, playbook, settings):
-    pool = door.get("/api/work_pools/containers").json()
+def test_an_edited_template_stays(runs, endpoint, playbook, settings):
+    pool = endpoint.get("/api/work_pools/containers").json()
     edited = json.loads(json.dumps(pool["base_job_template"]))
     edited["variables"]["properties"]["mem_limit"]["default"] = "2g"
-    door.request("PATCH", "/api/work_pools/containers", json={"base_job_template": edited})
+    endpoint.request("PATCH", "/api/work_pools/containers", json={"base_job_template": edited})
     done = playbook("site.yml", "--tags", "workers", *settings)
     assert done.recap["changed"] == 0, done.changed_tasks
     assert 'the work pool "containers" keeps its base job template' in done.joined
-    door.request("PATCH", "/api/work_pools/containers", json={"base_job_template": pool["base_job_template"]})
+    endpoint.request("PATCH", "/api/work_pools/containers", json={"base_job_template": pool["base_job_template"]})
 
 
-def test_it_goes_as_it_came(runs, playbook, host, door):
+def test_it_goes_as_it_came(runs, playbook, host, endpoint):
     deployment = runs.deployment()
     last = runs.start(seconds=20)
     assert runs.wait(last, "Running") == "Running"
     playbook("site.yml", *TAGS, "--extra-vars", "flows_remove_deployments=true")
     # Its worker, and the account, were there to the end.
     assert runs.state(last) == "Completed"
-    door.delete(f"/api/deployments/{deployment['id']}")
-    door.delete("/api/work_pools/containers")
+    endpoint.delete(f"/api/deployments/{deployment['id']}")
+    endpoint.delete("/api/work_pools/containers")
     assert parts(host) == []
     assert host.run("docker network inspect prefect-flows").rc != 0
     assert host.check_output("getent group docker | cut -d: -f4") == ""

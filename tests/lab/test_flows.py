@@ -1,4 +1,4 @@
-"""Every example flow, run by the worker and watched through the door, to the end that is expected of it.
+"""Every example flow, run by the worker and watched through the reverse proxy, to the end that is expected of it.
 
 All runs are started at once and looked at one by one: the worker's limit decides how many go on together.
 """
@@ -34,13 +34,13 @@ ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class Api:
-    """Prefect's API through the door, as the account admin, in plain HTTP."""
+    """Prefect's API through the reverse proxy, as the account admin, in plain HTTP."""
 
-    def __init__(self, door: Any) -> None:
+    def __init__(self, endpoint: Any) -> None:
         self.client = httpx.Client(
-            base_url=f"{door.url}/api",
-            verify=ssl.create_default_context(cafile=door.ca),
-            auth=("admin", door.passwords["admin"]),
+            base_url=f"{endpoint.url}/api",
+            verify=ssl.create_default_context(cafile=endpoint.ca),
+            auth=("admin", endpoint.passwords["admin"]),
             timeout=30,
         )
 
@@ -244,8 +244,8 @@ EXCLUSIVE = ("exclusive/one-at-a-time", "exclusive/one-or-none")
 
 
 @pytest.fixture(scope="module")
-def api(door: Any) -> Api:
-    return Api(door)
+def api(endpoint: Any) -> Api:
+    return Api(endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -325,15 +325,15 @@ def test_a_parameter_of_the_wrong_type_starts_no_run(api: Api) -> None:
 
 
 @pytest.fixture
-def client_environment(door: Any, tmp_path: Path) -> dict[str, str]:
-    """What a Prefect client needs in its environment to come through the door."""
-    login = b64encode(f"admin:{door.passwords['admin']}".encode()).decode()
+def client_environment(endpoint: Any, tmp_path: Path) -> dict[str, str]:
+    """What a Prefect client needs in its environment to come through the reverse proxy."""
+    login = b64encode(f"admin:{endpoint.passwords['admin']}".encode()).decode()
     return {
         **os.environ,
         "PREFECT_HOME": str(tmp_path),
-        "PREFECT_API_URL": f"{door.url}/api",
+        "PREFECT_API_URL": f"{endpoint.url}/api",
         "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": f"Basic {login}"}),
-        "PREFECT_API_SSL_CERT_FILE": str(door.ca),
+        "PREFECT_API_SSL_CERT_FILE": str(endpoint.ca),
     }
 
 

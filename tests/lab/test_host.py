@@ -9,7 +9,7 @@ import pytest
 OPEN_PORTS = {22, 80, 443}
 
 
-def test_only_ssh_and_the_door_are_open_from_outside(vps, host):
+def test_only_ssh_and_the_proxy_are_open_from_outside(vps, host):
     """All 65,535 TCP ports and the UDP ports that something listens on, seen by a stranger on the same network."""
     # A port that Docker publishes by NAT, past every usual filter, and one that a host process listens on.
     vps.ssh("docker run --detach --rm --name stray --publish 8123:8123 $(docker images -q caddy | head -1) sleep 300")
@@ -24,7 +24,7 @@ def test_only_ssh_and_the_door_are_open_from_outside(vps, host):
     assert found == OPEN_PORTS
 
 
-def test_nothing_of_the_stack_listens_but_the_door(host):
+def test_nothing_of_the_stack_listens_but_the_proxy(host):
     """Every TCP listener of the host is loopback, sshd, or Docker's proxy for Caddy."""
     lines = host.check_output("ss --no-header --listening --numeric --tcp --processes").splitlines()
     public = {}

@@ -162,7 +162,7 @@ def certificate(directory: Path, name: str, days: int = 30) -> dict[str, Any]:
     }
 
 
-def cases_of_the_door() -> dict[str, Case]:
+def cases_of_the_proxy() -> dict[str, Case]:
     acme = {"prefect_tls": "acme"}
     no_domain = (
         "with prefect_tls acme it must be a DNS name in lower case, such as prefect.example.org (without a name of your "
@@ -386,7 +386,7 @@ def cases_of_workers_and_host() -> dict[str, Case]:
 
 def test_bad_settings(preflight, write_inventory, tmp_path):
     cases = {
-        **cases_of_the_door(),
+        **cases_of_the_proxy(),
         **cases_of_files(tmp_path),
         **cases_of_versions_and_types(),
         **cases_of_workers_and_host(),

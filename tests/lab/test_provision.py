@@ -9,14 +9,16 @@ import pytest
 from tests.lab.vps.playbook import STACK_EFFECTS
 
 
-def test_first_run_reaches_the_end(vps, first_run, door):
+def test_first_run_reaches_the_end(vps, first_run, endpoint):
     assert first_run.recap["failed"] == 0
     assert first_run.recap["changed"] > 0
     # The smoke flow's own words, counted through the public endpoint from here.
     assert re.search(r"Smoke flow run .*: Completed in [\d.]+ s, 3 task runs and 4 log lines", first_run.joined)
     # It is the kit's own: whichever flows the server is given, it is proven, and backed up after that.
-    own = door.get("/api/deployments/name/prefect-kit/smoke").raise_for_status().json()
-    runs = door.post("/api/flow_runs/filter", {"deployments": {"id": {"any_": [own["id"]]}}}).raise_for_status().json()
+    own = endpoint.get("/api/deployments/name/prefect-kit/smoke").raise_for_status().json()
+    runs = (
+        endpoint.post("/api/flow_runs/filter", {"deployments": {"id": {"any_": [own["id"]]}}}).raise_for_status().json()
+    )
     assert {run["state_name"] for run in runs} == {"Completed"}
     assert "releases" not in str(own["pull_steps"]) + str(own["job_variables"])
     assert re.search(r"Backups\s+newest \d{8}T\d{6}Z", first_run.joined)
@@ -72,12 +74,12 @@ def test_each_role_has_its_tag(tag, list_tasks):
     lines = [line for line in list_tasks("--tags", tag).splitlines() if " : " in line and "arg spec" not in line]
     roles = {line.split(" : ")[0].strip() for line in lines}
     # The locked environments are made by a role that others use; docker workers are workers, too; and workers whose
-    # accounts the door is about to forget are stopped before.
+    # accounts the reverse proxy is about to forget are stopped before.
     more = {"workers": {"docker_pool"}, "stack": {"workers", "docker_pool"}}
     assert roles - {"python"} == {"preflight", tag} | more.get(tag, set())
 
 
-def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, door):
+def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint):
     """A user and a worker are added, then removed again: nothing of them stays."""
     import json
 
@@ -92,7 +94,7 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, door):
     assert added.recap["failed"] == 0
     unit = host.service("prefect-worker@second.service")
     assert unit.is_running and unit.is_enabled
-    assert door.get("/api/admin/version", user="grace").status_code == 200
+    assert endpoint.get("/api/admin/version", user="grace").status_code == 200
     # Another worker's arrival restarts nobody else.
     assert "Restart changed workers" not in added.changed_tasks or "general-1" not in "".join(
         re.findall(r"Restart changed workers.*?(?=\nTASK|\nPLAY|\Z)", added.stdout, re.DOTALL)
@@ -111,5 +113,5 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, door):
     # The password still lies in the secrets directory, which the run says, and is of no use any more.
     assert 'NOTE: the account "grace" is not in the inventory, and its password is still in' in removed.joined
     assert 'NOTE: the account "worker-second" is not in the inventory' in removed.joined
-    assert door.get("/api/admin/version", user="grace").status_code == 401
+    assert endpoint.get("/api/admin/version", user="grace").status_code == 401
     assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0

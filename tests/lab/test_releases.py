@@ -100,22 +100,22 @@ class Repository:
 class Runs:
     """Runs of the deployment code/code."""
 
-    def __init__(self, door: Any) -> None:
-        self.door = door
+    def __init__(self, endpoint: Any) -> None:
+        self.endpoint = endpoint
 
     def deployment(self) -> dict[str, Any]:
-        return self.door.get("/api/deployments/name/code/code").json()
+        return self.endpoint.get("/api/deployments/name/code/code").json()
 
     def start(self, wait: str = "") -> str:
         path = f"/api/deployments/{self.deployment()['id']}/create_flow_run"
-        return self.door.post(path, {"parameters": {"wait": wait}}).raise_for_status().json()["id"]
+        return self.endpoint.post(path, {"parameters": {"wait": wait}}).raise_for_status().json()["id"]
 
     def logs(self, run: str) -> str:
-        lines = self.door.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}).json()
+        lines = self.endpoint.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}).json()
         return "\n".join(line["message"] for line in lines)
 
     def state(self, run: str) -> str:
-        return self.door.get(f"/api/flow_runs/{run}").json()["state"]["type"]
+        return self.endpoint.get(f"/api/flow_runs/{run}").json()["state"]["type"]
 
     def until(self, what: str, run: str, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + SECONDS_TO_ARRIVE
@@ -142,8 +142,8 @@ def on_host(host: Any) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(door: Any) -> Runs:
-    return Runs(door)
+def runs(endpoint: Any) -> Runs:
+    return Runs(endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -156,21 +156,21 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def the_kit_s_flows_come_back(playbook: Any, vps: Any, door: Any) -> Iterator[None]:
+def the_kit_s_flows_come_back(playbook: Any, vps: Any, endpoint: Any) -> Iterator[None]:
     """Other tests want the deployments of flows/, and no more."""
     yield
-    if (person := door.get("/api/deployments/name/hello/of-ada")).status_code == 200:
-        door.delete(f"/api/deployments/{person.json()['id']}")
+    if (person := endpoint.get("/api/deployments/name/hello/of-ada")).status_code == 200:
+        endpoint.delete(f"/api/deployments/{person.json()['id']}")
     playbook("deploy.yml", "--extra-vars", "flows_remove_deployments=true")
     assert playbook("site.yml", "--tags", "flows").recap["changed"] == 0
 
 
 @pytest.fixture(scope="module")
-def one(playbook: Any, repository: Repository, vps: Any, door: Any) -> str:
+def one(playbook: Any, repository: Repository, vps: Any, endpoint: Any) -> str:
     """The release of the tag `one`, deployed in the place of the kit's own flows; a person's deployment is there too."""
-    person = door.get("/api/deployments/name/hello/hello").raise_for_status().json()
+    person = endpoint.get("/api/deployments/name/hello/hello").raise_for_status().json()
     copied = {name: person[name] for name in ("flow_id", "entrypoint", "version", "pull_steps", "job_variables")}
-    door.post("/api/deployments/", {**copied, "name": "of-ada", "work_pool_name": "general"}).raise_for_status()
+    endpoint.post("/api/deployments/", {**copied, "name": "of-ada", "work_pool_name": "general"}).raise_for_status()
     refused = playbook("deploy.yml", *repository.given("one"), check=False)
     assert refused.returncode
     assert (
@@ -182,7 +182,7 @@ def one(playbook: Any, repository: Repository, vps: Any, door: Any) -> str:
     assert "No deployment has been touched." in refused.joined
     run = playbook("deploy.yml", *repository.given("one", flows_remove_deployments=True))
     # Copied from one of the kit's, and nobody's but the person's.
-    assert door.get("/api/deployments/name/hello/of-ada").status_code == 200
+    assert endpoint.get("/api/deployments/name/hello/of-ada").status_code == 200
     assert (
         "Added where prefect.yaml does not say it: version (1 of 1), job variable command (1 of 1), pull step"
         in run.joined
@@ -271,9 +271,9 @@ def test_back_and_forward_again(one, playbook, repository, runs):
     assert runs.deployment()["version"] == second
 
 
-def test_a_release_that_does_not_import_is_refused(playbook, door, host, tmp_path):
+def test_a_release_that_does_not_import_is_refused(playbook, endpoint, host, tmp_path):
     """All or none: no deployment points to it, and the reason is in the playbook's words."""
-    before = {entry["id"]: entry["updated"] for entry in door.post("/api/deployments/filter", {}).json()}
+    before = {entry["id"]: entry["updated"] for entry in endpoint.post("/api/deployments/filter", {}).json()}
     flows = tmp_path / "flows"
     shutil.copytree(KIT_FLOWS, flows, ignore=shutil.ignore_patterns("__pycache__"))
     (flows / "hello.py").write_text("import no_such_module\n")
@@ -282,7 +282,7 @@ def test_a_release_that_does_not_import_is_refused(playbook, door, host, tmp_pat
     assert '"hello.py:hello" does not import' in done.joined
     assert "no_such_module" in done.joined
     assert "No deployment has been touched." in done.joined
-    after = {entry["id"]: entry["updated"] for entry in door.post("/api/deployments/filter", {}).json()}
+    after = {entry["id"]: entry["updated"] for entry in endpoint.post("/api/deployments/filter", {}).json()}
     assert before.keys() == after.keys()
     assert host.check_output("systemctl --failed --plain --no-legend") == ""
 
@@ -314,7 +314,7 @@ def test_a_release_whose_deployments_are_not_valid_is_refused(one, playbook, rep
     assert host.check_output("systemctl --failed --plain --no-legend") == ""
 
 
-def test_a_deploy_that_breaks_off_is_taken_back(one, playbook, repository, runs, door, host):
+def test_a_deploy_that_breaks_off_is_taken_back(one, playbook, repository, runs, endpoint, host):
     """The first deployment has changed, and the second is not there yet, when the deploy dies."""
     live = runs.deployment()["version"]
     (repository.path / "flows" / "breaks_off.py").write_text(BREAKS_OFF)
@@ -334,7 +334,7 @@ def test_a_ref_that_is_not_there_is_refused(playbook, repository):
     assert done.recap["changed"] == 0
 
 
-def test_for_development_a_run_clones_its_code(one, runs, host, door):
+def test_for_development_a_run_clones_its_code(one, runs, host, endpoint):
     """No release: the worker clones a repository for each run (flows/README.md); the interpreter is a release's."""
     version = runs.deployment()["version"]
     host.check_output("command -v git || apt-get install --quiet --yes --no-install-recommends git")
@@ -346,7 +346,7 @@ def test_for_development_a_run_clones_its_code(one, runs, host, door):
     # git reads no repository of somebody else's.
     host.check_output("chown -R prefect: /srv/flows.git")
     clone = {"repository": "file:///srv/flows.git", "branch": "mine"}
-    made = door.post(
+    made = endpoint.post(
         "/api/deployments/",
         {
             "name": "dev",
@@ -359,8 +359,8 @@ def test_for_development_a_run_clones_its_code(one, runs, host, door):
     ).raise_for_status()
     deployment = made.json()["id"]
     try:
-        run = door.post(f"/api/deployments/{deployment}/create_flow_run", {}).raise_for_status().json()["id"]
+        run = endpoint.post(f"/api/deployments/{deployment}/create_flow_run", {}).raise_for_status().json()["id"]
         assert runs.said(run) == ["begun with cloned", "ended with cloned"]
     finally:
-        door.delete(f"/api/deployments/{deployment}")
+        endpoint.delete(f"/api/deployments/{deployment}")
         host.check_output("rm -rf /srv/flows.git")

@@ -49,17 +49,17 @@ def until(what: str, wrong: Callable[[], str], limit: float) -> None:
 
 
 class Knocking(threading.Thread):
-    """Asks at the door all the time whether the API is ready, and remembers when it was not."""
+    """Asks at the reverse proxy all the time whether the API is ready, and remembers when it was not."""
 
-    def __init__(self, door: Any) -> None:
+    def __init__(self, endpoint: Any) -> None:
         super().__init__(daemon=True)
-        self.door = door
+        self.endpoint = endpoint
         self.over = threading.Event()
         self.answers: list[str] = []  # other than 200
         self.seconds_away = 0.0  # longest time from a question with another answer to the next 200
 
     def run(self) -> None:
-        client = self.door.client()
+        client = self.endpoint.client()
         # A connection of its own for each question: those that are open outlive more than new ones do.
         client.headers["Connection"] = "close"
         # A first packet that is lost while rules are set is sent again after 1, 2, 4, 8 s: that would be measured, and
@@ -87,18 +87,18 @@ class Knocking(threading.Thread):
 class Heart:
     """The scheduled deployment, and what has become of its runs."""
 
-    def __init__(self, door: Any) -> None:
-        self.door = door
-        smoke = door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+    def __init__(self, endpoint: Any) -> None:
+        self.endpoint = endpoint
+        smoke = endpoint.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
         same = ("flow_id", "entrypoint", "path", "pull_steps", "work_pool_name", "work_queue_name", "job_variables")
         body = {key: smoke[key] for key in same}
         body |= {"name": "resilience", "schedules": [{"schedule": {"interval": BEAT}, "active": True}]}
-        self.id = door.post("/api/deployments/", body).raise_for_status().json()["id"]
+        self.id = endpoint.post("/api/deployments/", body).raise_for_status().json()["id"]
 
     def runs(self, **wanted: Any) -> list[dict[str, Any]]:
         """Its flow runs that fit a filter, the latest first."""
         body = {"deployments": {"id": {"any_": [self.id]}}, "flow_runs": wanted, "sort": "START_TIME_DESC"}
-        return self.door.post("/api/flow_runs/filter", body).raise_for_status().json()
+        return self.endpoint.post("/api/flow_runs/filter", body).raise_for_status().json()
 
     def completed_since(self, moment: datetime) -> str:
         """What is wrong with the runs that began after a moment; nothing as soon as one is whole."""
@@ -117,15 +117,15 @@ class Heart:
             "flow_runs": {"id": {"any_": [run["id"]]}},
             "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
         }
-        count = self.door.post("/api/task_runs/count", body).raise_for_status().json()
+        count = self.endpoint.post("/api/task_runs/count", body).raise_for_status().json()
         return "" if count == TASKS else f"{run['name']} is Completed, with {count} of {TASKS} task runs"
 
     def remove(self) -> None:
         """Remove the deployment and its runs: those that a fault has left Running or Pending hold the worker's slots."""
-        self.door.delete(f"/api/deployments/{self.id}").raise_for_status()
+        self.endpoint.delete(f"/api/deployments/{self.id}").raise_for_status()
         while runs := self.runs():
             for run in runs:
-                self.door.delete(f"/api/flow_runs/{run['id']}").raise_for_status()
+                self.endpoint.delete(f"/api/flow_runs/{run['id']}").raise_for_status()
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Fault:
 
     def __init__(self, heart: Heart, row: Row) -> None:
         self.heart, self.row = heart, row
-        self.knocking = Knocking(heart.door)
+        self.knocking = Knocking(heart.endpoint)
 
     def __enter__(self) -> Fault:
         self.knocking.start()
@@ -195,9 +195,9 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
 
 
 @pytest.fixture(scope="module")
-def heart(vps: Vps, door: Any) -> Iterator[Heart]:
+def heart(vps: Vps, endpoint: Any) -> Iterator[Heart]:
     """The scheduled flow, running."""
-    heart = Heart(door)
+    heart = Heart(endpoint)
     try:
         until("the schedule, its first run", lambda: heart.completed_since(datetime.fromtimestamp(0, UTC)), BEAT_LIMIT)
         yield heart
@@ -290,7 +290,7 @@ def test_containers_outlive_a_killed_engine(vps: Vps, fault: Any, unit: str, tim
     assert it.row.away < A_MOMENT, it.row.answers
 
 
-def test_reload_keeps_the_containers_and_the_door_open(vps: Vps, fault: Any) -> None:
+def test_reload_keeps_the_containers_and_the_proxy_open(vps: Vps, fault: Any) -> None:
     before = processes(vps)
     # Their checks fail while containerd is away, so that one or the other may be unhealthy just now.
     killed = kill(vps, "containerd.service")
@@ -371,14 +371,14 @@ def test_everything_returns_after_a_boot(vps: Vps, heart: Heart, fault: Any, how
         vps.reboot(hard=how == "power cut")
         it.back(lambda: not_healthy(vps))
     assert vps.ssh(boot).stdout != before
-    assert heart.door.get(f"/api/flow_runs/{last['id']}").json()["state_name"] == "Completed"
+    assert heart.endpoint.get(f"/api/flow_runs/{last['id']}").json()["state_name"] == "Completed"
     assert heart.missing(last) == ""
     units = ("prefect-firewall.service", "prefect-stack.service", WORKER)
     assert {unit: shown(vps, unit, "ActiveState")["ActiveState"] for unit in units} == dict.fromkeys(units, "active")
-    assert_only_the_door_is_open(vps)
+    assert_only_the_proxy_is_open(vps)
 
 
-def assert_only_the_door_is_open(vps: Vps) -> None:
+def assert_only_the_proxy_is_open(vps: Vps) -> None:
     """The firewall is up: who listens on another port is not reached from outside."""
     vps.ssh(f"systemd-run --quiet --collect --unit listener python3 -m http.server --directory /run {CLOSED_PORT}")
     try:

@@ -1,7 +1,7 @@
 """prefect-restore on the bad night: what is broken, one command, and what the restored world is like.
 
 The world is made through the API and by flows. Every backup and every restore is a real one; what came back is read
-through the public door.
+through the public endpoint.
 """
 
 from __future__ import annotations
@@ -69,71 +69,71 @@ def no_timers(vps: Vps) -> Iterator[None]:
         yield
 
 
-def make_block(door: Any) -> str:
+def make_block(endpoint: Any) -> str:
     """An encrypted Secret block; gives its id."""
-    door.post("/api/block_types/install_system_block_types", {})
-    kind = door.get("/api/block_types/slug/secret").raise_for_status().json()["id"]
+    endpoint.post("/api/block_types/install_system_block_types", {})
+    kind = endpoint.get("/api/block_types/slug/secret").raise_for_status().json()["id"]
     body = {"block_schemas": {"block_type_id": {"any_": [kind]}}}
-    schema = door.post("/api/block_schemas/filter", body).raise_for_status().json()[0]["id"]
+    schema = endpoint.post("/api/block_schemas/filter", body).raise_for_status().json()[0]["id"]
     body = {"name": BLOCK, "block_type_id": kind, "block_schema_id": schema, "data": {"value": SECRET}}
-    return door.post("/api/block_documents/", body).raise_for_status().json()["id"]
+    return endpoint.post("/api/block_documents/", body).raise_for_status().json()["id"]
 
 
-def messages(door: Any, run: str) -> list[str]:
+def messages(endpoint: Any, run: str) -> list[str]:
     """The log of a flow run."""
-    found = door.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}).raise_for_status().json()
+    found = endpoint.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}}).raise_for_status().json()
     return [line["message"] for line in found]
 
 
-def slots(door: Any) -> dict[str, int]:
+def slots(endpoint: Any) -> dict[str, int]:
     """Slots that are taken, by the name of their limit, as far as there are any."""
-    found = door.post("/api/v2/concurrency_limits/filter", {}).raise_for_status().json()
+    found = endpoint.post("/api/v2/concurrency_limits/filter", {}).raise_for_status().json()
     return {one["name"]: round(one["active_slots"]) for one in found if one["active_slots"]}
 
 
-def next_runs(door: Any) -> list[str]:
+def next_runs(endpoint: Any) -> list[str]:
     """The times to come for which the deployment with a schedule has runs."""
     body = {
-        "deployments": {"id": {"any_": [restores.deployment(door, "report/interval")["id"]]}},
+        "deployments": {"id": {"any_": [restores.deployment(endpoint, "report/interval")["id"]]}},
         "flow_runs": {"expected_start_time": {"after_": datetime.now(UTC).isoformat()}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    runs = door.post("/api/flow_runs/filter", body).raise_for_status().json()
+    runs = endpoint.post("/api/flow_runs/filter", body).raise_for_status().json()
     return [one["expected_start_time"] for one in runs if one["state_type"] == "SCHEDULED"]
 
 
-def remove_world(vps: Vps, door: Any) -> None:
+def remove_world(vps: Vps, endpoint: Any) -> None:
     """Remove what a former session has left, as far as it is in the way: names, and places that nobody gives back."""
     vps.ssh("systemctl kill --signal=KILL at-work.service", check=False)
-    body = {"deployments": {"id": {"any_": [restores.deployment(door, ALONE)["id"]]}}}
-    for run in door.post("/api/flow_runs/filter", body).raise_for_status().json():
-        door.delete(f"/api/flow_runs/{run['id']}").raise_for_status()
-    for name in slots(door):
-        door.request("PATCH", f"/api/v2/concurrency_limits/{name}", json={"active_slots": 0}).raise_for_status()
+    body = {"deployments": {"id": {"any_": [restores.deployment(endpoint, ALONE)["id"]]}}}
+    for run in endpoint.post("/api/flow_runs/filter", body).raise_for_status().json():
+        endpoint.delete(f"/api/flow_runs/{run['id']}").raise_for_status()
+    for name in slots(endpoint):
+        endpoint.request("PATCH", f"/api/v2/concurrency_limits/{name}", json={"active_slots": 0}).raise_for_status()
     for path in (
         f"/api/variables/name/{VARIABLE}",
         f"/api/v2/concurrency_limits/{LIMIT}",
         f"/api/concurrency_limits/tag/{TAG}",
     ):
-        door.delete(path)
-    found = door.get(f"/api/block_types/slug/secret/block_documents/name/{BLOCK}")
+        endpoint.delete(path)
+    found = endpoint.get(f"/api/block_types/slug/secret/block_documents/name/{BLOCK}")
     if found.status_code == 200:
-        door.delete(f"/api/block_documents/{found.json()['id']}").raise_for_status()
+        endpoint.delete(f"/api/block_documents/{found.json()['id']}").raise_for_status()
 
 
 @pytest.fixture(scope="module")
-def world(vps: Vps, door: Any) -> Iterator[World]:
+def world(vps: Vps, endpoint: Any) -> Iterator[World]:
     """A world, its backup, and then a later world: the marker says which is served."""
-    remove_world(vps, door)
-    mark(door, "backup")
-    block = make_block(door)
-    door.post("/api/variables/", {"name": VARIABLE, "value": {"kept": [1, 2]}}).raise_for_status()
+    remove_world(vps, endpoint)
+    mark(endpoint, "backup")
+    block = make_block(endpoint)
+    endpoint.post("/api/variables/", {"name": VARIABLE, "value": {"kept": [1, 2]}}).raise_for_status()
     body = {"key": ARTIFACT, "type": "markdown", "data": "# kept"}
-    artifact = door.post("/api/artifacts/", body).raise_for_status().json()["id"]
-    door.post("/api/v2/concurrency_limits/", {"name": LIMIT, "limit": 1}).raise_for_status()
-    door.post("/api/concurrency_limits/", {"tag": TAG, "concurrency_limit": 1}).raise_for_status()
-    done = restores.start_run(door, "smoke/smoke")
-    alone = restores.start_run(door, ALONE, {"seconds": LONG})
+    artifact = endpoint.post("/api/artifacts/", body).raise_for_status().json()["id"]
+    endpoint.post("/api/v2/concurrency_limits/", {"name": LIMIT, "limit": 1}).raise_for_status()
+    endpoint.post("/api/concurrency_limits/", {"tag": TAG, "concurrency_limit": 1}).raise_for_status()
+    done = restores.start_run(endpoint, "smoke/smoke")
+    alone = restores.start_run(endpoint, ALONE, {"seconds": LONG})
     files = "".join(f" -p EnvironmentFile=/etc/prefect/workers/general-1{end}.env" for end in ("", ".secret"))
     settings = "-E HOME=/tmp/at-work -E PREFECT_HOME=/tmp/at-work -p User=prefect -p PrivateTmp=yes"
     python = "/opt/prefect/worker/venv/bin/python -"
@@ -143,11 +143,11 @@ def world(vps: Vps, door: Any) -> Iterator[World]:
         f"{files} {settings} {python}",
         text=AT_WORK,
     )
-    restores.until_state(door, done, "Completed")
+    restores.until_state(endpoint, done, "Completed")
     # Task runs and logs travel by themselves, a little behind the state of the flow run.
-    until("the log of a run", lambda: "" if "smoke: done" in messages(door, done) else messages(door, done))
-    until("its task runs", lambda: "" if (now := restores.task_states(door, done)) == ["Completed"] * 3 else now)
-    restores.until_state(door, alone, "Running")
+    until("the log of a run", lambda: "" if "smoke: done" in messages(endpoint, done) else messages(endpoint, done))
+    until("its task runs", lambda: "" if (now := restores.task_states(endpoint, done)) == ["Completed"] * 3 else now)
+    restores.until_state(endpoint, alone, "Running")
     at_work: list[str] = []
 
     def not_at_work() -> str:
@@ -155,11 +155,11 @@ def world(vps: Vps, door: Any) -> Iterator[World]:
             "flows": {"name": {"any_": ["restore-at-work"]}},
             "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
         }
-        at_work[:] = [one["id"] for one in door.post("/api/flow_runs/filter", body).raise_for_status().json()]
-        return "" if at_work and restores.task_states(door, at_work[0]) == ["Running"] else f"runs: {at_work}"
+        at_work[:] = [one["id"] for one in endpoint.post("/api/flow_runs/filter", body).raise_for_status().json()]
+        return "" if at_work and restores.task_states(endpoint, at_work[0]) == ["Running"] else f"runs: {at_work}"
 
     until("a flow with a task at work", not_at_work)
-    until("three slots taken", lambda: "" if len(slots(door)) == 3 else str(slots(door)))
+    until("three slots taken", lambda: "" if len(slots(endpoint)) == 3 else str(slots(endpoint)))
     # Nobody takes what is asked for from here on; and nobody reports the runs that were at work, as if their host had died.
     vps.ssh(
         f"systemctl kill --kill-whom=all --signal=KILL {WORKER}; systemctl stop {WORKER}; "
@@ -167,38 +167,38 @@ def world(vps: Vps, door: Any) -> Iterator[World]:
     )
     now = datetime.now(UTC)
     hours_ago, minutes_ago = (
-        restores.start_run(door, "smoke/smoke", at=(now - timedelta(minutes=minutes)).isoformat())
+        restores.start_run(endpoint, "smoke/smoke", at=(now - timedelta(minutes=minutes)).isoformat())
         for minutes in (180, 5)
     )
-    until("runs of the schedule", lambda: "" if next_runs(door) else "none yet")
-    upcoming = next_runs(door)
+    until("runs of the schedule", lambda: "" if next_runs(endpoint) else "none yet")
+    upcoming = next_runs(endpoint)
     # Two, or three when a schedule's run was just at work.
     body = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    dead = door.post("/api/flow_runs/count", body).raise_for_status().json()
+    dead = endpoint.post("/api/flow_runs/count", body).raise_for_status().json()
     assert dead >= len((alone, at_work[0]))
     made = World(back_up(vps), done, at_work[0], alone, hours_ago, minutes_ago, block, artifact, upcoming, dead)
     vps.ssh(f"systemctl start {WORKER}")
-    mark(door, "later")
+    mark(endpoint, "later")
     yield made
     until("nothing left over", lambda: leftovers(vps))
 
 
-def assert_restored(door: Any, world: World) -> None:
-    """Known rows of the backup, read back through the public door."""
-    assert marker(door) == "backup"
-    secret = door.get(f"/api/block_documents/{world.block}?include_secrets=true").raise_for_status().json()
+def assert_restored(endpoint: Any, world: World) -> None:
+    """Known rows of the backup, read back through the public endpoint."""
+    assert marker(endpoint) == "backup"
+    secret = endpoint.get(f"/api/block_documents/{world.block}?include_secrets=true").raise_for_status().json()
     assert secret["data"] == {"value": SECRET}
-    assert door.get(f"/api/variables/name/{VARIABLE}").raise_for_status().json()["value"] == {"kept": [1, 2]}
-    assert door.get(f"/api/artifacts/{world.artifact}").raise_for_status().json()["data"] == "# kept"
-    assert restores.state_of(door, world.done) == "Completed"
-    assert restores.task_states(door, world.done) == ["Completed"] * 3
-    assert messages(door, world.done).count("smoke: done") == 1
+    assert endpoint.get(f"/api/variables/name/{VARIABLE}").raise_for_status().json()["value"] == {"kept": [1, 2]}
+    assert endpoint.get(f"/api/artifacts/{world.artifact}").raise_for_status().json()["data"] == "# kept"
+    assert restores.state_of(endpoint, world.done) == "Completed"
+    assert restores.task_states(endpoint, world.done) == ["Completed"] * 3
+    assert messages(endpoint, world.done).count("smoke: done") == 1
 
 
 # --- disasters ---------------------------------------------------------------------------------------------------
 
 
-def test_a_corrupted_data_file(vps: Vps, door: Any, world: World) -> None:
+def test_a_corrupted_data_file(vps: Vps, endpoint: Any, world: World) -> None:
     """What cannot be read is not backed up first, and not thrown away either. Then: the restored world in order."""
     path = psql(vps, "CHECKPOINT; SELECT pg_relation_filepath('log')")
     volume = "$(docker volume inspect --format '{{.Mountpoint}}' prefect_postgres)"
@@ -218,7 +218,7 @@ def test_a_corrupted_data_file(vps: Vps, door: Any, world: World) -> None:
         " is then kept as it is, for prefect-restore --undo, and nowhere else"
     )
     until("nothing left over", lambda: leftovers(vps))
-    assert marker(door) == "later"
+    assert marker(endpoint) == "later"
 
     outcome = restored(vps, "--id", world.backup, "--without-safety-backup", "--outage-since", "1h")
     facts = outcome.facts
@@ -241,25 +241,25 @@ def test_a_corrupted_data_file(vps: Vps, door: Any, world: World) -> None:
         f" {facts['late']} run late;"
         " 3 concurrency slots came free."
     ) in outcome.joined
-    assert_restored(door, world)
+    assert_restored(endpoint, world)
 
 
-def test_the_restored_world_is_in_order(door: Any, world: World) -> None:
+def test_the_restored_world_is_in_order(endpoint: Any, world: World) -> None:
     message = f"Its process did not survive: the server was restored from the backup {world.backup}."
     for run in (world.at_work, world.alone):
-        assert restores.flow_run(door, run)["state"]["message"] == message
-        assert restores.state_of(door, run) == "Crashed"
-    assert restores.task_states(door, world.at_work) == ["Crashed"]
-    late = restores.flow_run(door, world.hours_ago)["state"]
+        assert restores.flow_run(endpoint, run)["state"]["message"] == message
+        assert restores.state_of(endpoint, run) == "Crashed"
+    assert restores.task_states(endpoint, world.at_work) == ["Crashed"]
+    late = restores.flow_run(endpoint, world.hours_ago)["state"]
     assert late["name"] == "Cancelled"
     assert late["message"] == f"Its time passed before the server was restored from the backup {world.backup}."
-    restores.until_state(door, world.minutes_ago, "Completed")
-    assert slots(door) == {}
+    restores.until_state(endpoint, world.minutes_ago, "Completed")
+    assert slots(endpoint) == {}
     # The place of the dead run is free for the next one.
-    restores.until_state(door, restores.start_run(door, ALONE, {"seconds": 0}), "Completed")
+    restores.until_state(endpoint, restores.start_run(endpoint, ALONE, {"seconds": 0}), "Completed")
     # The runs to come that the backup knew are still to come, and there are new ones behind them.
     now = datetime.now(UTC).isoformat()
-    assert {one for one in world.next_runs if one > now} <= set(next_runs(door))
+    assert {one for one in world.next_runs if one > now} <= set(next_runs(endpoint))
 
 
 class Terminal:
@@ -290,8 +290,8 @@ class Terminal:
         return self.process.returncode
 
 
-def test_a_person_at_a_terminal_may_say_no(vps: Vps, door: Any, world: World) -> None:
-    mark(door, "later")
+def test_a_person_at_a_terminal_may_say_no(vps: Vps, endpoint: Any, world: World) -> None:
+    mark(endpoint, "later")
     number = restores.backups(vps).index(world.backup) + 1
     terminal = Terminal(vps)
     terminal.read_until("Which one?")
@@ -303,13 +303,13 @@ def test_a_person_at_a_terminal_may_say_no(vps: Vps, door: Any, world: World) ->
     terminal.type("n")
     assert terminal.end() == 28
     assert "ERROR: nothing was changed" in terminal.seen
-    assert marker(door) == "later"
+    assert marker(endpoint) == "later"
 
 
-def test_a_dropped_table_and_a_lost_connection(vps: Vps, door: Any, world: World) -> None:
+def test_a_dropped_table_and_a_lost_connection(vps: Vps, endpoint: Any, world: World) -> None:
     """A restore on a terminal: nothing else begins meanwhile, and when the terminal goes, the work goes on."""
     psql(vps, "DROP TABLE flow_run CASCADE")
-    assert door.post("/api/flow_runs/filter", {}).is_server_error
+    assert endpoint.post("/api/flow_runs/filter", {}).is_server_error
     terminal = Terminal(vps, "--id", world.backup, PREFECT_BACKUPS_FAILPOINT="stop:compare")
     terminal.read_until("Go on?")
     assert "the database there now cannot be read whole" in terminal.seen
@@ -330,10 +330,10 @@ def test_a_dropped_table_and_a_lost_connection(vps: Vps, door: Any, world: World
     finally:
         vps.ssh(f"systemctl kill --signal=CONT '{restores.UNITS}'")
     until("the rest of the restore", lambda: leftovers(vps))
-    assert_restored(door, world)
+    assert_restored(endpoint, world)
 
 
-def test_a_second_and_a_third_mistake(vps: Vps, door: Any, world: World) -> None:
+def test_a_second_and_a_third_mistake(vps: Vps, endpoint: Any, world: World) -> None:
     """Undone to what was broken, then a restore that dies, then the volume gone: a backup comes back all the same.
 
     There is nothing to go back to then. What a person has made beside our databases is left alone as long as it is there.
@@ -385,9 +385,9 @@ def test_a_second_and_a_third_mistake(vps: Vps, door: Any, world: World) -> None
     # The one that died has stopped it.
     assert (facts["workers"], facts["workers_down"]) == (1, [])
     assert facts["late"] >= len((world.hours_ago, world.minutes_ago)), "and those of a schedule, when one passes now"
-    assert_restored(door, world)
+    assert_restored(endpoint, world)
     for run in (world.hours_ago, world.minutes_ago):
-        restores.until_state(door, run, "Completed")
+        restores.until_state(endpoint, run, "Completed")
 
     nothing = restore(vps, "--undo")
     assert nothing.exit == 27
@@ -400,36 +400,36 @@ def test_a_second_and_a_third_mistake(vps: Vps, door: Any, world: World) -> None
 # --- going back --------------------------------------------------------------------------------------------------
 
 
-def test_undo_and_undo_of_the_undo(vps: Vps, door: Any, world: World) -> None:
+def test_undo_and_undo_of_the_undo(vps: Vps, endpoint: Any, world: World) -> None:
     """Running flow runs are given time to end, in the world that is left; going back finds it so."""
-    mark(door, "later")
-    ending = restores.start_run(door, ALONE, {"seconds": 8})
-    restores.until_state(door, ending, "Running")
+    mark(endpoint, "later")
+    ending = restores.start_run(endpoint, ALONE, {"seconds": 8})
+    restores.until_state(endpoint, ending, "Running")
     outcome = restored(vps, "--id", world.backup, "--drain", str(RUNNING_ENDS))
     safety = outcome.said.split("kept as ")[1].split()[0]
     assert safety in restores.backups(vps)
     # Without a word about it, what was due before the last sign of life of the world before is cancelled.
     assert outcome.facts["cancelled"] >= len((world.hours_ago, world.minutes_ago))
-    assert_restored(door, world)
-    assert door.get(f"/api/flow_runs/{ending}").status_code == 404
+    assert_restored(endpoint, world)
+    assert endpoint.get(f"/api/flow_runs/{ending}").status_code == 404
 
     undone = restored(vps, "--undo")
     assert (undone.facts["backup"], undone.facts["undo"]) == ("undo", "prefect-restore --undo")
     assert undone.facts["smoke"].startswith("flow run Completed with 3 task runs")
-    assert marker(door) == "later"
-    assert restores.state_of(door, ending) == "Completed"
-    assert door.get("/api/work_pools/general").json()["is_paused"] is False
+    assert marker(endpoint) == "later"
+    assert restores.state_of(endpoint, ending) == "Completed"
+    assert endpoint.get("/api/work_pools/general").json()["is_paused"] is False
 
     restored(vps, "--undo")
-    assert_restored(door, world)
+    assert_restored(endpoint, world)
 
 
 RUNNING_ENDS = 120  # seconds given to a flow run that takes a few
 
 
-def test_choices_change_nothing(vps: Vps, door: Any, world: World) -> None:
+def test_choices_change_nothing(vps: Vps, endpoint: Any, world: World) -> None:
     """--list, --dry-run with each way to say which, and nobody to ask."""
-    mark(door, "later")
+    mark(endpoint, "later")
     there = restores.backups(vps)
     assert there == sorted(there, reverse=True)
     older, newest = world.backup, there[0]
@@ -457,7 +457,7 @@ def test_choices_change_nothing(vps: Vps, door: Any, world: World) -> None:
         assert unknown.facts["error"].startswith(error)
     after = (databases(vps), vps.ssh("docker inspect --format '{{.State.StartedAt}}' prefect-server").stdout)
     assert after == before
-    assert marker(door) == "later"
+    assert marker(endpoint) == "later"
     until("nothing left over", lambda: leftovers(vps))
 
 
@@ -472,10 +472,10 @@ def loading(vps: Vps) -> str:
     return "" if psql(vps, query, database="postgres") else "no rows are being copied"
 
 
-def test_a_million_rows_and_a_cluster_that_does_not_start(vps: Vps, door: Any, world: World) -> None:
+def test_a_million_rows_and_a_cluster_that_does_not_start(vps: Vps, endpoint: Any, world: World) -> None:
     """Killed in the middle of the load, then onto a new cluster."""
     seed(vps, ROWS)
-    mark(door, "million")
+    mark(endpoint, "million")
     before = counts(vps)
     assert sum(before.values()) >= ROWS
     big = back_up(vps)
@@ -501,15 +501,15 @@ def test_a_million_rows_and_a_cluster_that_does_not_start(vps: Vps, door: Any, w
     aside = outcome.said.split("the broken one is kept in ")[1].split(";")[0]
     assert vps.ssh(f"stat --format %s {aside}/global/pg_control").stdout.strip() == "100"
     vps.ssh(f"rm -r {aside}")
-    assert marker(door) == "million"
+    assert marker(endpoint) == "million"
     after = counts(vps)
     # The smoke run, and whatever else the restored world does, is new.
     assert all(after[table] >= before[table] for table in before), (before, after)
-    assert door.post("/api/flow_runs/count", {}).raise_for_status().json() >= before["flow_run"]
-    assert restores.state_of(door, world.done) == "Completed"
+    assert endpoint.post("/api/flow_runs/count", {}).raise_for_status().json() >= before["flow_run"]
+    assert restores.state_of(endpoint, world.done) == "Completed"
 
     # Small again, for the tests after this one.
     restored(vps, "--id", world.backup, "--without-safety-backup")
     assert restores.run(vps, "prefect-restore", "--drop-previous").facts == {"dropped": "prefect_previous"}
     assert databases(vps) == {"prefect"}
-    assert_restored(door, world)
+    assert_restored(endpoint, world)

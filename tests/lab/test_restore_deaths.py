@@ -67,10 +67,10 @@ def no_timers(vps: Vps) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def backup(vps: Vps, door: Any, no_timers: None) -> str:
+def backup(vps: Vps, endpoint: Any, no_timers: None) -> str:
     """The new data: its marker says "backup"."""
-    mark(door, "backup")
-    restores.until_state(door, restores.start_run(door, "smoke/smoke"), "Completed")
+    mark(endpoint, "backup")
+    restores.until_state(endpoint, restores.start_run(endpoint, "smoke/smoke"), "Completed")
     return back_up(vps)
 
 
@@ -83,13 +83,13 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
         print("", HEADING, *rows, sep="\n")
 
 
-def completed(door: Any) -> int:
+def completed(endpoint: Any) -> int:
     """Completed runs of the smoke flows, the kit's own included, which nobody starts here."""
     body = {
         "flows": {"name": {"any_": ["smoke", "prefect-kit"]}},
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
-    return door.post("/api/flow_runs/count", body).raise_for_status().json()
+    return endpoint.post("/api/flow_runs/count", body).raise_for_status().json()
 
 
 @dataclass
@@ -101,17 +101,17 @@ class Death:
 
 
 @pytest.fixture
-def survived(vps: Vps, door: Any, table: list[Row]) -> Callable[[str, Callable[[], float]], Death]:
+def survived(vps: Vps, endpoint: Any, table: list[Row]) -> Callable[[str, Callable[[], float]], Death]:
     """`survived("name", die)` waits after a death, whose moment `die` gives, until all is well again by itself."""
 
     def live_on(name: str, die: Callable[[], float]) -> Death:
-        before = (marker(door), completed(door))
-        knocking = Knocking(door)
+        before = (marker(endpoint), completed(endpoint))
+        knocking = Knocking(endpoint)
         knocking.start()
         try:
             died = die()
             until(f"the end of what {name} has left", lambda: leftovers(vps))
-            after = (marker(door), completed(door))
+            after = (marker(endpoint), completed(endpoint))
             well = time.monotonic() - died
         finally:
             knocking.stop()
@@ -132,8 +132,8 @@ def killed_at(vps: Vps, step: str, *arguments: str) -> float:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_death_at_each_step(vps: Vps, door: Any, backup: str, survived: Any, step: str) -> None:
-    mark(door, f"before {step}")
+def test_a_death_at_each_step(vps: Vps, endpoint: Any, backup: str, survived: Any, step: str) -> None:
+    mark(endpoint, f"before {step}")
     safety = step in OF_THE_SAFETY_BACKUP
     more = () if safety else ("--without-safety-backup",)
     there = restores.backups(vps) if safety else []
@@ -148,18 +148,18 @@ def test_a_death_at_each_step(vps: Vps, door: Any, backup: str, survived: Any, s
 
 
 @pytest.mark.parametrize(("step", "swapped"), [("stop server", False), ("swap:end", True)])
-def test_a_death_of_an_undo(vps: Vps, door: Any, backup: str, survived: Any, step: str, swapped: bool) -> None:
+def test_a_death_of_an_undo(vps: Vps, endpoint: Any, backup: str, survived: Any, step: str, swapped: bool) -> None:
     """The deaths before have left a database to go back to."""
     assert databases(vps) == {"prefect", "prefect_previous"}
-    mark(door, "backup")
+    mark(endpoint, "backup")
     death = survived(f"undo, kill -9 at: {step}", lambda: killed_at(vps, step, "--undo"))
     assert (death.after != death.before) is swapped
     assert databases(vps) == {"prefect", "prefect_previous"}
 
 
 @pytest.mark.parametrize(("step", "swapped"), [("analyze", False), ("swap:end", True)])
-def test_a_power_cut(vps: Vps, door: Any, backup: str, survived: Any, step: str, swapped: bool) -> None:
-    mark(door, f"before {step}")
+def test_a_power_cut(vps: Vps, endpoint: Any, backup: str, survived: Any, step: str, swapped: bool) -> None:
+    mark(endpoint, f"before {step}")
 
     def cut() -> float:
         with halted(vps, step, "--id", backup, "--without-safety-backup"):
@@ -172,9 +172,9 @@ def test_a_power_cut(vps: Vps, door: Any, backup: str, survived: Any, step: str,
     assert death.after[0] == ("backup" if swapped else f"before {step}")
 
 
-def test_postgres_dies_in_the_short_stop(vps: Vps, door: Any, backup: str, survived: Any) -> None:
+def test_postgres_dies_in_the_short_stop(vps: Vps, endpoint: Any, backup: str, survived: Any) -> None:
     """The restore itself lives, and can neither swap nor take back: systemd does it when Postgres is there again."""
-    mark(door, "before")
+    mark(endpoint, "before")
 
     def crash() -> float:
         with halted(vps, "swap", "--id", backup, "--without-safety-backup"):
@@ -185,9 +185,9 @@ def test_postgres_dies_in_the_short_stop(vps: Vps, door: Any, backup: str, survi
     assert death.after == death.before
 
 
-def test_after_all_that_a_restore_works(vps: Vps, door: Any, backup: str) -> None:
-    mark(door, "before")
+def test_after_all_that_a_restore_works(vps: Vps, endpoint: Any, backup: str) -> None:
+    mark(endpoint, "before")
     outcome = restored(vps, "--id", backup)
     assert outcome.facts["smoke"].startswith("flow run Completed with 3 task runs")
-    assert marker(door) == "backup"
+    assert marker(endpoint) == "backup"
     assert vps.ssh("systemctl --failed --plain --no-legend").stdout == ""

@@ -39,11 +39,11 @@ def no_timers(vps: Vps) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def backup(vps: Vps, door: Any, no_timers: None) -> Iterator[str]:
+def backup(vps: Vps, endpoint: Any, no_timers: None) -> Iterator[str]:
     """A good backup; the world after it says so."""
-    mark(door, "backup")
+    mark(endpoint, "backup")
     made = back_up(vps)
-    mark(door, "later")
+    mark(endpoint, "later")
     yield made
     vps.ssh(f"rm -rf {ETC} {SCRATCH}")
 
@@ -90,13 +90,13 @@ def doctored(vps: Vps, backup: str) -> Iterator[Callable[[str, Change], str]]:
 
 
 @pytest.fixture
-def nothing_changed(vps: Vps, door: Any, backup: str) -> Iterator[None]:
+def nothing_changed(vps: Vps, endpoint: Any, backup: str) -> Iterator[None]:
     """The same server serves the same world afterwards, and nothing is left over."""
     server = "docker inspect --format '{{.State.StartedAt}}' prefect-server"
     before = (vps.ssh(server).stdout, databases(vps))
     yield
     assert (vps.ssh(server).stdout, databases(vps)) == before
-    assert marker(door) == "later"
+    assert marker(endpoint) == "later"
     until("nothing left over", lambda: leftovers(vps))
 
 
@@ -130,7 +130,7 @@ def test_no_repository_and_an_empty_one(vps: Vps, etc: Any, nothing_changed: Non
     assert refused.facts["hint"] == "another repository? prefect-restore --latest --from NAME"
 
 
-def test_a_flipped_byte_and_another_repository(vps: Vps, door: Any, etc: Any, backup: str) -> None:
+def test_a_flipped_byte_and_another_repository(vps: Vps, endpoint: Any, etc: Any, backup: str) -> None:
     """One bit of the stored data is another one: refused, and another repository brings the same backup back."""
     place = f"{SCRATCH}/flipped"
     # With nothing in it but the database, so that the byte is one of it.
@@ -154,13 +154,13 @@ def test_a_flipped_byte_and_another_repository(vps: Vps, door: Any, etc: Any, ba
     assert refused.facts["hint"] == (
         "look at the whole of it: restic check --read-data; take another backup: prefect-restore --list"
     )
-    assert marker(door) == "later"
+    assert marker(endpoint) == "later"
     until("nothing left over", lambda: leftovers(vps))
 
     outcome = restored(vps, "--id", backup, "--from", "off-site", "--without-safety-backup", **environment)
     assert outcome.facts["repository"] == "elsewhere"
-    assert marker(door) == "backup"
-    mark(door, "later")
+    assert marker(endpoint) == "backup"
+    mark(endpoint, "later")
 
 
 # --- the backup --------------------------------------------------------------------------------------------------
@@ -243,9 +243,9 @@ def test_a_database_of_a_persons(vps: Vps, nothing_changed: None, backup: str) -
     assert "prefect_given_up" in there
 
 
-def test_a_backup_of_an_older_prefect(vps: Vps, door: Any, doctored: Any, backup: str) -> None:
+def test_a_backup_of_an_older_prefect(vps: Vps, endpoint: Any, doctored: Any, backup: str) -> None:
     """Its database is migrated beside the live one, before the swap; killed in that, the old data are served on."""
-    mark(door, "older")
+    mark(endpoint, "older")
     newest = psql(vps, "SELECT version_num FROM alembic_version")
     psql(vps, "DROP DATABASE IF EXISTS prefect_old WITH (FORCE)", database="postgres")
     psql(vps, "CREATE DATABASE prefect_old TEMPLATE template0", database="postgres")
@@ -272,14 +272,14 @@ def test_a_backup_of_an_older_prefect(vps: Vps, door: Any, doctored: Any, backup
     finally:
         psql(vps, "DROP DATABASE IF EXISTS prefect_old WITH (FORCE)", database="postgres")
 
-    mark(door, "later")
+    mark(endpoint, "later")
     killed = restore(vps, "--id", old, "--without-safety-backup", PREFECT_BACKUPS_FAILPOINT="kill:migrate:end")
     assert killed.exit == 255, killed.said
     restores.until("what the killed one has left is taken back", lambda: leftovers(vps))
-    assert marker(door) == "later"
+    assert marker(endpoint) == "later"
 
     outcome = restored(vps, "--id", old, "--without-safety-backup")
     assert "migrations from Prefect 3.8.7 to 3.8.8" in outcome.said
     assert outcome.facts["smoke"].startswith("flow run Completed with 3 task runs")
-    assert marker(door) == "older"
+    assert marker(endpoint) == "older"
     assert psql(vps, "SELECT version_num FROM alembic_version") == newest

@@ -70,7 +70,7 @@ def test_only_caddy_publishes_ports(host):
 
 
 def test_the_host_itself_reaches_neither_server_nor_database(host):
-    """The host has no address in their networks: what runs on it, flows for instance, has to come through the door."""
+    """The host has no address in their networks: what runs on it, flows for instance, has to come through the reverse proxy."""
     for name in ("prefect-server", "prefect-postgres"):
         for network in inspect(host, name)["NetworkSettings"]["Networks"].values():
             route = host.check_output(f"ip route get {network['IPAddress']}")

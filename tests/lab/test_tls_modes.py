@@ -175,13 +175,13 @@ def switch(vps: Vps, playbook: Any, inventory_variables: dict[str, Any], authori
     vps.ssh(f"rm -r /var/lib/prefect/caddy/caddy/acme /var/lib/prefect/caddy/caddy/certificates/{ACME_HOST}-*")
 
 
-def served(door: Any, root: Path) -> x509.Certificate:
-    """The certificate that the door shows, once a client that trusts nothing but `root` accepts it.
+def served(endpoint: Any, root: Path) -> x509.Certificate:
+    """The certificate that the reverse proxy shows, once a client that trusts nothing but `root` accepts it.
 
     Raises:
         AssertionError: if there is none after a while.
     """
-    domain = door.url.removeprefix("https://")
+    domain = endpoint.url.removeprefix("https://")
     context = ssl.create_default_context(cafile=root)
     deadline = time.monotonic() + SERVED_LIMIT
     while True:
@@ -200,11 +200,11 @@ def issuer(certificate: x509.Certificate) -> str:
     return certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
 
 
-def assert_a_flow_runs(door: Any, root: Path) -> None:
-    """A run started through the door is taken and ended by the worker, which has to trust the certificate too."""
+def assert_a_flow_runs(endpoint: Any, root: Path) -> None:
+    """A run started through the reverse proxy is taken and ended by the worker, which has to trust the certificate too."""
     context = ssl.create_default_context(cafile=root)
-    login = ("admin", door.passwords["admin"])
-    with httpx.Client(base_url=f"{door.url}/api", verify=context, auth=login, timeout=30, trust_env=False) as api:
+    login = ("admin", endpoint.passwords["admin"])
+    with httpx.Client(base_url=f"{endpoint.url}/api", verify=context, auth=login, timeout=30, trust_env=False) as api:
         deployment = api.get("/deployments/name/smoke/smoke").raise_for_status().json()["id"]
         made = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
         deadline = time.monotonic() + RUN_LIMIT
@@ -219,48 +219,52 @@ def processes(vps: Vps, *names: str) -> str:
 
 
 def test_a_given_certificate(
-    vps: Vps, door: Any, switch: Switch, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+    vps: Vps, endpoint: Any, switch: Switch, authority: Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    given = authority.give(door.url.removeprefix("https://"), tmp_path_factory.mktemp("given"))
+    given = authority.give(endpoint.url.removeprefix("https://"), tmp_path_factory.mktemp("given"))
     before = processes(vps, "prefect-postgres", "prefect-server")
     switch("files", "host,stack,workers", **given)
-    shown = served(door, authority.path)
+    shown = served(endpoint, authority.path)
     assert shown == x509.load_pem_x509_certificate(Path(given["prefect_tls_certificate"]).read_bytes())
     assert issuer(shown) == FILES_ISSUER
     assert processes(vps, "prefect-postgres", "prefect-server") == before, "more than Caddy was restarted"
-    assert_a_flow_runs(door, authority.path)
+    assert_a_flow_runs(endpoint, authority.path)
 
 
-def test_a_broken_certificate_does_not_replace_the_one_that_works(vps: Vps, door: Any, authority: Authority) -> None:
+def test_a_broken_certificate_does_not_replace_the_one_that_works(
+    vps: Vps, endpoint: Any, authority: Authority
+) -> None:
     path = "/etc/prefect/caddy/cert.pem"
-    working = served(door, authority.path)
+    working = served(endpoint, authority.path)
     before = processes(vps, "prefect-caddy")
     vps.ssh(f"cp -p {path} {path}.kept && printf broken > {path}")
     try:
         assert vps.ssh("systemctl reload prefect-stack", check=False).returncode != 0
         log = vps.ssh("journalctl --unit prefect-stack --since -1min --output cat").stdout
         assert "failed to find any PEM data in certificate input" in log
-        assert served(door, authority.path) == working
+        assert served(endpoint, authority.path) == working
         assert processes(vps, "prefect-caddy") == before
         assert vps.ssh("systemctl is-active prefect-stack").stdout.strip() == "active"
     finally:
         vps.ssh(f"mv {path}.kept {path} && systemctl reload prefect-stack")
-    assert served(door, authority.path) == working
+    assert served(endpoint, authority.path) == working
 
 
-def test_a_certificate_by_acme(vps: Vps, door: Any, switch: Switch, authority: Authority, acme_directory: str) -> None:
+def test_a_certificate_by_acme(
+    vps: Vps, endpoint: Any, switch: Switch, authority: Authority, acme_directory: str
+) -> None:
     done = switch("acme", "stack", prefect_acme_directory=acme_directory, preflight_dns_mismatch="warn")
     # The control machine's name server does not know the lab.
     assert "Going on, as preflight_dns_mismatch says." in done.joined
-    assert issuer(served(door, authority.path)) == ACME_ISSUER
-    assert_a_flow_runs(door, authority.path)
+    assert issuer(served(endpoint, authority.path)) == ACME_ISSUER
+    assert_a_flow_runs(endpoint, authority.path)
 
 
-def test_back_to_the_internal_authority(vps: Vps, door: Any, switch: Switch, playbook: Any) -> None:
-    before = door.ca.read_bytes()
+def test_back_to_the_internal_authority(vps: Vps, endpoint: Any, switch: Switch, playbook: Any) -> None:
+    before = endpoint.ca.read_bytes()
     switch("internal", "stack,workers")
-    assert issuer(served(door, door.ca)) == INTERNAL_ISSUER
-    assert door.ca.read_bytes() == before, "clients would have to be given another root"
+    assert issuer(served(endpoint, endpoint.ca)) == INTERNAL_ISSUER
+    assert endpoint.ca.read_bytes() == before, "clients would have to be given another root"
     assert vps.ssh("find /etc/prefect/caddy -name '*.pem'").stdout == "", "a key that nobody uses was left behind"
     again = playbook("site.yml", "--tags", "stack")
     assert again.recap["changed"] == 0, again.changed_tasks

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import restores
-from tests.lab.conftest import Aloud, Door
+from tests.lab.conftest import Aloud, Endpoint
 from tests.lab.vps import images, inventory, provision
 from tests.lab.vps.playbook import PlaybookRun, run_playbook
 from tests.lab.vps.shell import write_whole
@@ -35,23 +35,23 @@ class Before:
     backup: str
 
 
-def deployment_names(door: Door) -> set[str]:
-    return {one["name"] for one in door.post("/api/deployments/filter", {"limit": 200}).json()}
+def deployment_names(endpoint: Endpoint) -> set[str]:
+    return {one["name"] for one in endpoint.post("/api/deployments/filter", {"limit": 200}).json()}
 
 
-def secret_block(door: Door) -> str:
+def secret_block(endpoint: Endpoint) -> str:
     """The value of the test's Secret block, decrypted by the server."""
-    found = door.post(
+    found = endpoint.post(
         "/api/block_documents/filter",
         {"block_documents": {"name": {"any_": ["total-loss"]}}, "include_secrets": True},
     ).json()
     return found[0]["data"]["value"]
 
 
-def make_secret_block(door: Door) -> None:
-    door.post("/api/block_types/install_system_block_types", {})
-    kind = door.get("/api/block_types/slug/secret").json()
-    schemas = door.post(
+def make_secret_block(endpoint: Endpoint) -> None:
+    endpoint.post("/api/block_types/install_system_block_types", {})
+    kind = endpoint.get("/api/block_types/slug/secret").json()
+    schemas = endpoint.post(
         "/api/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}}
     ).json()
     body = {
@@ -60,7 +60,7 @@ def make_secret_block(door: Door) -> None:
         "block_type_id": kind["id"],
         "block_schema_id": schemas[0]["id"],
     }
-    made = door.post("/api/block_documents/", body)
+    made = endpoint.post("/api/block_documents/", body)
     # A kept VPS has it from the session before.
     assert made.status_code in {201, 409}, made.text
 
@@ -86,7 +86,12 @@ def offsite(elsewhere: Vps, vps: Vps, inventory_directory: Path, lab: images.Lab
 
 @pytest.fixture(scope="module")
 def before(
-    offsite: str, elsewhere: Vps, vps: Vps, door: Door, inventory_directory: Path, playbook: Callable[..., PlaybookRun]
+    offsite: str,
+    elsewhere: Vps,
+    vps: Vps,
+    endpoint: Endpoint,
+    inventory_directory: Path,
+    playbook: Callable[..., PlaybookRun],
 ) -> Before:
     """A world that is worth having, in an off-site backup."""
     refused = playbook("site.yml", "--tags", "backups", check=False)
@@ -98,16 +103,16 @@ def before(
     accepted = playbook("site.yml", "--tags", "backups")
     assert "Make the repositories that are missing" in accepted.changed_tasks
 
-    make_secret_block(door)
-    flow_run = restores.start_run(door, "hello/hello")
-    restores.until_state(door, flow_run, "Completed")
+    make_secret_block(endpoint)
+    flow_run = restores.start_run(endpoint, "hello/hello")
+    restores.until_state(endpoint, flow_run, "Completed")
     made = restores.run(vps, "prefect-backup", "create")
     assert made.exit == 0, made.said
     return Before(
         flow_run=flow_run,
-        deployments=deployment_names(door),
+        deployments=deployment_names(endpoint),
         ca=(inventory_directory / "ca.crt").read_text(),
-        password=door.passwords["admin"],
+        password=endpoint.passwords["admin"],
         backup=made.facts["id"],
     )
 
@@ -148,7 +153,7 @@ def test_the_recovery_kit_is_whole_and_private(before: Before, inventory_directo
 def test_a_new_server_begins_where_the_lost_one_ended(
     before: Before,
     vps: Vps,
-    door: Door,
+    endpoint: Endpoint,
     inventory_directory: Path,
     tmp_path: Path,
     aloud: Aloud,
@@ -173,12 +178,12 @@ def test_a_new_server_begins_where_the_lost_one_ended(
     write_whole(inventory_directory / "hosts.yml", (kit / "inventory/hosts.yml").read_text())
 
     assert (inventory_directory / "ca.crt").read_text() == before.ca
-    assert door.passwords["admin"] == before.password
-    assert restores.state_of(door, before.flow_run) == "Completed"
-    logs = door.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [before.flow_run]}}}).json()
+    assert endpoint.passwords["admin"] == before.password
+    assert restores.state_of(endpoint, before.flow_run) == "Completed"
+    logs = endpoint.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [before.flow_run]}}}).json()
     assert logs
-    assert deployment_names(door) == before.deployments
-    assert secret_block(door) == SECRET
+    assert deployment_names(endpoint) == before.deployments
+    assert secret_block(endpoint) == SECRET
     assert vps.ssh(f"systemctl is-active {restores.WORKER}").stdout.strip() == "active"
     assert vps.ssh("cat /var/lib/prefect/restored_from").stdout.strip() == "latest"
 

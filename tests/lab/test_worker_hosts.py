@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.conftest import Aloud, Door
+from tests.lab.conftest import Aloud, Endpoint
 from tests.lab.vps import images, inventory
 from tests.lab.vps.playbook import STACK_EFFECTS, PlaybookRun
 from tests.lab.vps.vps import Vps
@@ -52,32 +52,32 @@ def until(what: str, wrong: Callable[[], str], limit: float) -> float:
 class Runs:
     """A deployment that takes its time, its runs, and which worker has which."""
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
-        smoke = door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
-        flow = door.get("/api/deployments/name/exclusive/one-at-a-time").raise_for_status().json()["flow_id"]
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        smoke = endpoint.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+        flow = endpoint.get("/api/deployments/name/exclusive/one-at-a-time").raise_for_status().json()["flow_id"]
         same = ("path", "pull_steps", "work_pool_name", "work_queue_name", "job_variables")
         body = {key: smoke[key] for key in same} | {"flow_id": flow, "entrypoint": "overlap.py:exclusive"}
         body |= {"name": "worker-hosts", "tags": ["rerun:1"]}
-        self.id = door.post("/api/deployments/", body).raise_for_status().json()["id"]
+        self.id = endpoint.post("/api/deployments/", body).raise_for_status().json()["id"]
 
     def start(self, seconds: float, **more: Any) -> str:
         """Ask for a run that takes so long; gives its id. `more`: work_queue_name, …"""
         body = {"parameters": {"seconds": seconds}, **more}
-        return self.door.post(f"/api/deployments/{self.id}/create_flow_run", body).raise_for_status().json()["id"]
+        return self.endpoint.post(f"/api/deployments/{self.id}/create_flow_run", body).raise_for_status().json()["id"]
 
     def state(self, run: str) -> str:
-        return self.door.get(f"/api/flow_runs/{run}").raise_for_status().json()["state_name"]
+        return self.endpoint.get(f"/api/flow_runs/{run}").raise_for_status().json()["state_name"]
 
     def states(self) -> dict[str, str]:
         """The state of each run of the deployment, by the run's id."""
         body = {"deployments": {"id": {"any_": [self.id]}}}
-        runs = self.door.post("/api/flow_runs/filter", body).raise_for_status().json()
+        runs = self.endpoint.post("/api/flow_runs/filter", body).raise_for_status().json()
         return {run["id"]: run["state_name"] for run in runs}
 
     def worker(self, run: str) -> str:
         """The worker that took a run, by the label that it gives it before it starts it; empty while there is none."""
-        found = self.door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+        found = self.endpoint.get(f"/api/flow_runs/{run}").raise_for_status().json()
         return found["labels"].get("prefect.worker.name", "")
 
     def not_all(self, state: str, runs: list[str]) -> str:
@@ -89,12 +89,12 @@ class Runs:
     def cancel(self, run: str) -> None:
         """Cancel a run that is under way, and wait until it has ended."""
         body = {"state": {"type": "CANCELLING"}}
-        self.door.post(f"/api/flow_runs/{run}/set_state", body).raise_for_status()
+        self.endpoint.post(f"/api/flow_runs/{run}/set_state", body).raise_for_status()
         until("it is Cancelled", lambda: self.not_all("Cancelled", [run]), 60)
 
     def remove(self) -> None:
         """Remove the deployment: those that site.yml deployed are then all there are, as before."""
-        self.door.delete(f"/api/deployments/{self.id}")
+        self.endpoint.delete(f"/api/deployments/{self.id}")
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def provisioned(
 
 
 @pytest.fixture(scope="module")
-def runs(door: Door, provisioned: PlaybookRun) -> Iterator[Runs]:
+def runs(endpoint: Endpoint, provisioned: PlaybookRun) -> Iterator[Runs]:
     """Runs that take their time."""
-    runs = Runs(door)
+    runs = Runs(endpoint)
     yield runs
     runs.remove()
 
@@ -149,7 +149,7 @@ def test_a_host_that_cannot_reach_the_server_is_refused_before_anything_changes(
     done = playbook("site.yml", check=False)
     assert done.recap["changed"] == 0
     assert (
-        f'Refusing to change {other.name}: - nothing answers it at port 443 of "192.0.2.1", where the server\'s door is; '
+        f'Refusing to change {other.name}: - nothing answers it at port 443 of "192.0.2.1", where the server\'s public endpoint is; '
         "let it through, or set workers_server_address to an address by which it reaches the server Nothing has been changed."
     ) in done.joined
 
@@ -257,14 +257,14 @@ def only_there(vps: Vps) -> Iterator[None]:
         vps.ssh(f"prefect-worker-resume {SERVERS_WORKER}")
 
 
-def test_a_release_goes_to_both_and_back(vps, other, provisioned, playbook, tmp_path, door):
+def test_a_release_goes_to_both_and_back(vps, other, provisioned, playbook, tmp_path, endpoint):
     """deploy.yml and rollback.yml: what the server names, every host has, and runs."""
 
     def live() -> dict[str, Any]:
-        return door.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
+        return endpoint.get("/api/deployments/name/smoke/smoke").raise_for_status().json()
 
     def seen(run: str) -> dict[str, Any]:
-        return door.get(f"/api/flow_runs/{run}").raise_for_status().json()
+        return endpoint.get(f"/api/flow_runs/{run}").raise_for_status().json()
 
     former = live()["version"]
     flows = tmp_path / "flows"
@@ -276,7 +276,7 @@ def test_a_release_goes_to_both_and_back(vps, other, provisioned, playbook, tmp_
     assert now["version"] != former
     assert "more.py" in other.ssh(f"ls /opt/prefect/flows/releases/{now['version']}").stdout
     with only_there(vps):
-        run = door.post(f"/api/deployments/{now['id']}/create_flow_run", {}).raise_for_status().json()["id"]
+        run = endpoint.post(f"/api/deployments/{now['id']}/create_flow_run", {}).raise_for_status().json()["id"]
         until(
             "a run of the new release there",
             lambda: "" if seen(run)["state_name"] == "Completed" else str(seen(run)),
@@ -362,10 +362,10 @@ def test_it_takes_runs_again_after_a_reboot(vps, other, runs):
 
 
 def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(
-    vps, other, provisioned, runs, write_inventory, playbook, door
+    vps, other, provisioned, runs, write_inventory, playbook, endpoint
 ):
     accounts = ("worker-far-1", "worker-far-2")
-    assert [door.get("/api/health", user=user).status_code for user in accounts] == [200, 200]
+    assert [endpoint.get("/api/health", user=user).status_code for user in accounts] == [200, 200]
     other.ssh("prefect-worker-drain far-1 --seconds 0", check=False)
     last = run_there(vps, runs, 30, "far-2", work_queue_name="low")
     other.ssh("prefect-worker-resume far-1")
@@ -373,7 +373,7 @@ def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(
     playbook("site.yml", "--tags", "stack,workers")
     # Its account was of use to the very end.
     assert runs.state(last) == "Completed"
-    assert [door.get("/api/health", user=user).status_code for user in accounts] == [200, 401]
+    assert [endpoint.get("/api/health", user=user).status_code for user in accounts] == [200, 401]
     assert other.ssh("ls /etc/prefect/workers").stdout.split() == ["far-1.applied", "far-1.env", "far-1.secret.env"]
     units = other.ssh("systemctl list-units --plain --no-legend 'prefect-worker@*'").stdout
     assert units.split()[0] == "prefect-worker@far-1.service" and len(units.splitlines()) == 1
@@ -388,11 +388,11 @@ def test_a_host_that_is_destroyed_loses_no_run(vps, other, runs):
     assert runs.worker(again) == SERVERS_WORKER
 
 
-def test_a_host_that_leaves_is_let_in_no_more_and_the_server_is_as_it_was(runs, write_inventory, playbook, door):
+def test_a_host_that_leaves_is_let_in_no_more_and_the_server_is_as_it_was(runs, write_inventory, playbook, endpoint):
     runs.remove()
     write_inventory()
     gone = playbook("site.yml", "--skip-tags", "host,docker")
     assert {*gone.changed_tasks} <= {"Write the users", *EFFECTS}, gone.changed_tasks
-    assert door.get("/api/health", user="worker-far-1").status_code == 401
+    assert endpoint.get("/api/health", user="worker-far-1").status_code == 401
     again = playbook("site.yml", "--tags", "stack,workers,flows")
     assert again.recap["changed"] == 0, again.changed_tasks

@@ -20,8 +20,8 @@ TABLE: dict[str, float] = {}
 
 
 @pytest.fixture(scope="module")
-def runs(vps, door, playbook) -> Iterator[Runs]:
-    made = Runs(vps, door)
+def runs(vps, endpoint, playbook) -> Iterator[Runs]:
+    made = Runs(vps, endpoint)
     yield made
     made.remove()
     print("\nseconds until a run was right again:", json.dumps(TABLE, indent=1))
@@ -74,7 +74,7 @@ def test_everything_that_a_run_has_started_ends_with_it(vps, runs):
         cancelled := runs.start(runs.deployment("cancelled", flow="child"), name="cancelled"),
     ]
     runs.logged(cancelled, "all are there", 60)
-    runs.door.post(f"/api/flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING"}})
+    runs.endpoint.post(f"/api/flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING"}})
     states = [runs.wait(run)["state"]["name"] for run in ends]
     assert states == ["Completed", "TimedOut", "Crashed", "Cancelled"]
     runs.logged(ends[0], "interfaces: ")
@@ -167,7 +167,7 @@ def test_what_does_not_end_in_time_is_ended_reported_and_run_again(vps, runs, se
 
 
 def _subflows(runs: Runs, run: str) -> list[dict[str, Any]]:
-    return runs.door.post("/api/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}).json()
+    return runs.endpoint.post("/api/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}).json()
 
 
 def test_a_killed_worker_reports_its_flow_runs_and_frees_their_slots(vps, runs):
@@ -196,7 +196,7 @@ def test_a_killed_worker_reports_its_flow_runs_and_frees_their_slots(vps, runs):
     last = runs.of(deployment)[2]
     assert last["name"] == "killed-rerun-2"
     runs.wait(last["id"], "Running")
-    runs.door.post(f"/api/flow_runs/{last['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    runs.endpoint.post(f"/api/flow_runs/{last['id']}/set_state", {"state": {"type": "CANCELLING"}})
     runs.wait(last["id"], "Cancelled")
 
 
@@ -265,9 +265,9 @@ def test_late_scheduled_runs_are_run_or_skipped_as_the_deployment_says(vps, runs
         runs.forget(deployment)
 
 
-def test_high_priority_goes_first_and_another_pools_runs_are_left_alone(vps, runs, settings, door):
+def test_high_priority_goes_first_and_another_pools_runs_are_left_alone(vps, runs, settings, endpoint):
     settings(WORKER_LIMIT="--limit 1")
-    door.post("/api/work_pools/", {"name": "gpu", "type": "process"}).raise_for_status()
+    endpoint.post("/api/work_pools/", {"name": "gpu", "type": "process"}).raise_for_status()
     try:
         gpu = runs.start(runs.deployment("gpu", work_pool_name="gpu"), parameters={"seconds": 0})
         deployment = runs.deployment("routed")
@@ -281,7 +281,7 @@ def test_high_priority_goes_first_and_another_pools_runs_are_left_alone(vps, run
         assert began == sorted(began, reverse=True)
         assert runs.states(gpu) == ["Scheduled"] or runs.states(gpu) == ["Scheduled", "Late"]
     finally:
-        door.delete("/api/work_pools/gpu")
+        endpoint.delete("/api/work_pools/gpu")
 
 
 def test_flow_runs_outlive_a_database_that_is_killed(vps, runs):
@@ -307,18 +307,18 @@ def test_flow_runs_outlive_a_database_that_is_killed(vps, runs):
     )
 
 
-def test_a_door_that_refuses_its_first_request_is_waited_for(vps, runs):
-    """The door goes when the process of the flow run is there, and still imports what it needs to ask for anything."""
+def test_a_proxy_that_refuses_its_first_request_is_waited_for(vps, runs):
+    """The reverse proxy goes when the process of the flow run is there, and still imports what it needs to ask for anything."""
     deployment = runs.deployment("refused")
     process = "pgrep --full '[p]refect.engine'"
     command = (
         f"while {process} > /dev/null; do sleep 0.1; done; echo watching; until {process}; do sleep 0.02; done; "
         "docker kill prefect-caddy; sleep 8; docker start prefect-caddy; date --utc +%FT%T"
     )
-    with subprocess.Popen(vps.ssh_command(command), stdout=subprocess.PIPE, text=True) as door:
-        assert door.stdout.readline() == "watching\n"
+    with subprocess.Popen(vps.ssh_command(command), stdout=subprocess.PIPE, text=True) as endpoint:
+        assert endpoint.stdout.readline() == "watching\n"
         run = runs.start(deployment, parameters={"seconds": 1})
-        back = door.stdout.read().splitlines()[-1]
+        back = endpoint.stdout.read().splitlines()[-1]
     ended = runs.wait(run, "Completed")
     assert (ended["start_time"] > back, ended["run_count"]) == (True, 1)
 
@@ -371,7 +371,7 @@ def test_a_vanished_host_and_a_server_that_is_away(vps, runs):
         vps.ssh(f"systemctl kill --kill-whom=all --signal=CONT {lost_unit}", check=False)
         vps.ssh("prefect-worker-resume --all")
         for run in runs.of(vanishing)[1:]:
-            runs.door.post(f"/api/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+            runs.endpoint.post(f"/api/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
             runs.wait(run["id"])
         vps.ssh(
             f"systemctl stop {lost_unit}; rm -r {place} /etc/prefect/workers/general-2.* /var/lib/prefect-worker/general-2 && "

@@ -39,25 +39,25 @@ def test_the_health_endpoint_is_on_loopback_only(host, main_pid):
     assert not host.socket("tcp://0.0.0.0:8080").is_listening
 
 
-def test_the_worker_has_an_account_of_its_own(host, door, access_log):
+def test_the_worker_has_an_account_of_its_own(host, endpoint, access_log):
     """Its requests stand in the access log under its name, and only that account's password is known to it."""
     assert any(line.get("user_id") == "worker-general-1" for line in access_log(60))
     said = host.check_output("cat /etc/prefect/workers/general-1.secret.env")
-    assert door.passwords["admin"] not in said
+    assert endpoint.passwords["admin"] not in said
 
 
-def test_pools_and_queues_are_as_the_inventory_says(door):
-    pool = door.get("/api/work_pools/general").json()
+def test_pools_and_queues_are_as_the_inventory_says(endpoint):
+    pool = endpoint.get("/api/work_pools/general").json()
     assert (pool["type"], pool["concurrency_limit"]) == ("process", None)
     queues = {
-        queue["name"]: queue["priority"] for queue in door.post("/api/work_pools/general/queues/filter", {}).json()
+        queue["name"]: queue["priority"] for queue in endpoint.post("/api/work_pools/general/queues/filter", {}).json()
     }
     assert queues == {"high": 1, "default": 2, "low": 3}
-    workers = door.post("/api/work_pools/general/workers/filter", {}).json()
+    workers = endpoint.post("/api/work_pools/general/workers/filter", {}).json()
     assert {worker["name"]: worker["status"] for worker in workers}["general-1"] == "ONLINE"
 
 
-def test_a_pool_follows_the_inventory(playbook, door):
+def test_a_pool_follows_the_inventory(playbook, endpoint):
     """Limits, priorities and a new pool; then back."""
     pools = [
         {
@@ -74,16 +74,16 @@ def test_a_pool_follows_the_inventory(playbook, door):
     more = ("--tags", "workers", "--extra-vars", json.dumps({"prefect_work_pools": pools}))
     assert playbook("site.yml", *more).changed_tasks == ["Make the work pools and their queues"]
     assert playbook("site.yml", *more).recap["changed"] == 0
-    assert door.get("/api/work_pools/general").json()["concurrency_limit"] == 7
-    queues = door.post("/api/work_pools/general/queues/filter", {}).json()
+    assert endpoint.get("/api/work_pools/general").json()["concurrency_limit"] == 7
+    queues = endpoint.post("/api/work_pools/general/queues/filter", {}).json()
     assert {q["name"]: (q["priority"], q["concurrency_limit"]) for q in queues} == {
         "low": (1, None),
         "default": (2, 3),
         "high": (3, None),
     }
     assert playbook("site.yml", "--tags", "workers").recap["failed"] == 0
-    assert door.get("/api/work_pools/general").json()["concurrency_limit"] is None
-    door.delete("/api/work_pools/gpu")
+    assert endpoint.get("/api/work_pools/general").json()["concurrency_limit"] is None
+    endpoint.delete("/api/work_pools/gpu")
 
 
 def test_a_pool_cannot_change_its_type(playbook):

@@ -315,8 +315,8 @@ def test_the_role_writes_settings_that_the_tools_know():
     written = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__backups_settings"]
     known = {field.name for field in fields(contract.Settings)}
     assert set(written) <= known
-    assert {"kit", "door"} <= set(written)
-    assert set(written["door"]) <= {field.name for field in fields(contract.Door)}
+    assert {"kit", "endpoint"} <= set(written)
+    assert set(written["endpoint"]) <= {field.name for field in fields(contract.Endpoint)}
     # Every setting of a person's gets there.
     own = {name.removeprefix("backups_") for name in DEFAULTS if name.startswith("backups_")} & known
     assert own <= set(written)

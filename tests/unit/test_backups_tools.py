@@ -48,12 +48,12 @@ from prefect_backups.restic_output import (
     parse_snapshots,
     progress_of,
 )
-from prefect_backups.settings import Door, Keep, Offsite, Settings
+from prefect_backups.settings import Endpoint, Keep, Offsite, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 21, 5, 12, tzinfo=UTC)
-DOOR = Door("https://prefect.example.org", "backups", "/p", "/c")
-SETTINGS = Settings("1.0", DOOR)
+ENDPOINT = Endpoint("https://prefect.example.org", "backups", "/p", "/c")
+SETTINGS = Settings("1.0", ENDPOINT)
 NAS = Offsite("nas", "sftp:b@nas:/r", {"AWS_SECRET_ACCESS_KEY": "hush"}, ["sftp.args=-i /k"])
 
 

@@ -107,10 +107,10 @@ def test_an_unknown_mode_is_refused(caddy: Caddy) -> None:
     assert "tls-letsencrypt.caddy" in done.stderr
 
 
-def test_without_accounts_the_door_is_locked_not_open(caddy: Caddy) -> None:
+def test_without_accounts_the_proxy_is_locked_not_open(caddy: Caddy) -> None:
     caddy.users.write_text("# nobody\n")
-    (door,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
-    assert "accounts" not in door["providers"]["http_basic"]
+    (endpoint,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
+    assert "accounts" not in endpoint["providers"]["http_basic"]
     caddy.users.unlink()
     done = caddy.run("validate")
     assert done.returncode != 0
@@ -157,8 +157,8 @@ def test_nothing_comes_before_the_password_but_headers_and_logs(caddy: Caddy) ->
 
 
 def test_passwords_are_hashed_once(caddy: Caddy) -> None:
-    (door,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
-    basic = door["providers"]["http_basic"]
+    (endpoint,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
+    basic = endpoint["providers"]["http_basic"]
     assert basic["hash"]["algorithm"] == "bcrypt"
     assert basic["hash_cache"] == {}
     assert [account["username"] for account in basic["accounts"]] == ["alice", "worker-general-1"]

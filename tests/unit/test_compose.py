@@ -185,7 +185,7 @@ def test_images_are_had_before_anything_that_names_them_is_written() -> None:
     assert names == ["places.yml", "secrets.yml", "images.yml", "block", "ca.yml"]
     (block,) = [task for task in tasks if "block" in task]
     imported = [task["ansible.builtin.import_tasks"] for task in block["block"]]
-    assert imported == ["door.yml", "project.yml", "migrate.yml", "service.yml"]
+    assert imported == ["proxy.yml", "project.yml", "migrate.yml", "service.yml"]
     assert [task["ansible.builtin.import_tasks"] for task in block["rescue"]] == ["take_back.yml"]
 
 

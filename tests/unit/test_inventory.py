@@ -157,7 +157,7 @@ SEEN = {
         ),
         (
             {"reached": False},
-            'nothing answers it at port 443 of "p.example.org", where the server\'s door is; let it through, or set '
+            'nothing answers it at port 443 of "p.example.org", where the server\'s public endpoint is; let it through, or set '
             "workers_server_address to an address by which it reaches the server",
         ),
     ],

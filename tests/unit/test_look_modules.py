@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +87,7 @@ def test_a_service_is_stale_until_its_stamp_is_written_and_when_anything_changes
 
     (place / "more.conf").write_text("[Service]\n")
     assert applied(place)["stale"] == ["a"]
-    os.remove(place / "more.conf")
+    (place / "more.conf").unlink()
     assert applied(place)["stale"] == []
 
     (place / "a.env").write_text("A=3\n")

@@ -158,7 +158,7 @@ def test_waiting_ends_when_the_database_answers_too(api, answers):
     api.ready(60)
 
 
-def test_waiting_for_a_door_that_refuses_the_password_ends_at_once(api, answers):
+def test_waiting_for_a_proxy_that_refuses_the_password_ends_at_once(api, answers):
     answers += [(401, "")]
     with pytest.raises(Ended, match='does not know the account "playbook"'):
         api.ready(60)

@@ -317,7 +317,7 @@ def test_the_short_stop_is_not_stopped() -> None:
 
 # --- the settings --------------------------------------------------------------------------------------------------
 
-LEAST = {"kit": "1", "door": {"url": "https://x", "user": "backups", "password_file": "/p", "ca_file": "/c"}}
+LEAST = {"kit": "1", "endpoint": {"url": "https://x", "user": "backups", "password_file": "/p", "ca_file": "/c"}}
 
 
 def test_the_least_settings_are_enough_and_full_ones_come_back() -> None:
@@ -340,7 +340,7 @@ def test_the_least_settings_are_enough_and_full_ones_come_back() -> None:
             "offsite[0].prune is 1, but must be true or false",
         ),
         ({"offsite": {}}, "offsite is {}, but must be a list"),
-        ({"door": []}, "door is [], but must be an object"),
+        ({"endpoint": []}, "endpoint is [], but must be an object"),
         ({"maxage": 1}, "maxage is not a setting"),
     ],
 )
@@ -436,3 +436,9 @@ def test_the_tables_are_those_that_the_server_is_watched_for():
         if isinstance(node, ast.Assign) and [getattr(one, "id", "") for one in node.targets] == ["TABLES"]
     ]
     assert ast.literal_eval(listed) == schema.TABLES
+
+
+def test_settings_that_an_older_version_wrote_are_read():
+    """An upgrade that was cut off before it wrote them must not keep anybody from restoring."""
+    older = {"door" if name == "endpoint" else name: value for name, value in LEAST.items()}
+    assert settings.parse(json.dumps(older)) == settings.parse(json.dumps(LEAST))

@@ -24,7 +24,7 @@ from prefect_backups.progress import Report
 from prefect_backups.restic import Backup
 from prefect_backups.restore import Restore
 from prefect_backups.resume import TRIES
-from prefect_backups.settings import Door, Settings
+from prefect_backups.settings import Endpoint, Settings
 
 # --- the decision --------------------------------------------------------------------------------------------------
 
@@ -312,17 +312,17 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )  # fmt: skip
     monkeypatch.setattr(build, "prove", lambda *more: None)
     monkeypatch.setattr(build.backup, "create_unlocked", lambda *more: {"id": "safety"})
-    monkeypatch.setattr(smoke, "Client", lambda door: None)
+    monkeypatch.setattr(smoke, "Client", lambda endpoint: None)
     monkeypatch.setattr(smoke, "run", lambda *more: "flow run Completed")
 
-    def find(client: Any, door: Door) -> str:
+    def find(client: Any, endpoint: Endpoint) -> str:
         if not host_now[0].proxy_up:
             raise Failure(Code.SMOKE, "the reverse proxy cannot be reached")
         return "id"
 
     host_now: list[Played] = []
     monkeypatch.setattr(smoke, "find", find)
-    settings = Settings("1", Door("https://x", "backups", "/p", "/c"), state=str(tmp_path))
+    settings = Settings("1", Endpoint("https://x", "backups", "/p", "/c"), state=str(tmp_path))
 
     def make(host: Played, by_systemd: bool = False) -> Restore:
         host_now[:] = [host]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from prefect_backups import verify
-from prefect_backups.settings import Door, Settings
+from prefect_backups.settings import Endpoint, Settings
 from prefect_preflight import numbers
 from prefect_preflight.versions import POSTGRES_MAJOR
 
@@ -334,7 +334,7 @@ def test_both_kinds_of_workers_have_the_servers_version():
 def test_the_throwaway_postgres_makes_its_cluster_as_the_live_one_does():
     """A backup that is proven under another collation or encoding is not proven."""
     live = yaml.safe_load((ROOT / "compose/compose.yml").read_text())["services"]["postgres"]["environment"]
-    throwaway = verify.container_options(Settings("1", Door("https://x", "backups", "/p", "/c")), "postgres")
+    throwaway = verify.container_options(Settings("1", Endpoint("https://x", "backups", "/p", "/c")), "postgres")
     assert throwaway["environment"]["POSTGRES_INITDB_ARGS"].split() == live["POSTGRES_INITDB_ARGS"].split()
 
 

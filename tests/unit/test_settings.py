@@ -239,7 +239,7 @@ def test_a_key_that_may_be_left_out_may_be_empty(said):
     ]
 
 
-# --- the door ----------------------------------------------------------------------------------------------------
+# --- the reverse proxy ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("domain", ["", "prefect", "Prefect.Example.org", "https://prefect.example.org", "a..b",

@@ -68,7 +68,7 @@ def test_which_scheduled_runs_are_skipped(auto, minutes, tags, skipped):
     assert (lateness is not None) == skipped
 
 
-def test_the_pinned_prefect_waits_as_the_door_tells_its_flow_runs_to(monkeypatch):
+def test_the_pinned_prefect_waits_as_the_proxy_tells_its_flow_runs_to(monkeypatch):
     from prefect.client.attribution import get_attribution_headers
     from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 

@@ -1,4 +1,4 @@
-"""The door: who gets in, what is told to whom, and what a browser may do. From outside, against the provisioned VPS."""
+"""The reverse proxy: who gets in, what is told to whom, and what a browser may do. From outside, against the provisioned VPS."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ DETOURS = (
 )
 
 
-def basic(door: Any, user: str = USER, password: str | None = None) -> str:
+def basic(endpoint: Any, user: str = USER, password: str | None = None) -> str:
     """The value of an Authorization header."""
-    secret = f"{user}:{door.passwords[user] if password is None else password}"
+    secret = f"{user}:{endpoint.passwords[user] if password is None else password}"
     return f"Basic {base64.b64encode(secret.encode()).decode()}"
 
 
-def raw(door: Any, request: str) -> str:
+def raw(endpoint: Any, request: str) -> str:
     """What comes back for these very bytes, sent over TLS."""
-    host = urlsplit(door.url).hostname
-    context = ssl.create_default_context(cafile=door.ca)
+    host = urlsplit(endpoint.url).hostname
+    context = ssl.create_default_context(cafile=endpoint.ca)
     said = b""
     with socket.create_connection((host, 443), 10) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
         stream.sendall(request.encode())
@@ -71,20 +71,20 @@ def raw(door: Any, request: str) -> str:
     return said.decode()
 
 
-def websocket(door: Any, path: str, **headers: str) -> ClientConnection:
-    """A websocket through the door, with these headers."""
+def websocket(endpoint: Any, path: str, **headers: str) -> ClientConnection:
+    """A websocket through the reverse proxy, with these headers."""
     try:
-        return open_websocket(door, path, headers)
+        return open_websocket(endpoint, path, headers)
     except InvalidMessage:
         # Once in some hundred refusals this client finds the connection closed before it has read the answer.
-        return open_websocket(door, path, headers)
+        return open_websocket(endpoint, path, headers)
 
 
-def open_websocket(door: Any, path: str, headers: dict[str, str]) -> ClientConnection:
+def open_websocket(endpoint: Any, path: str, headers: dict[str, str]) -> ClientConnection:
     """One try of `websocket`."""
-    context = ssl.create_default_context(cafile=door.ca)
+    context = ssl.create_default_context(cafile=endpoint.ca)
     return connect(
-        door.url.replace("https:", "wss:") + path,
+        endpoint.url.replace("https:", "wss:") + path,
         ssl=context,
         additional_headers=headers,
         subprotocols=["prefect"],
@@ -107,47 +107,49 @@ def greet(connection: ClientConnection) -> None:
 # --- who gets in -----------------------------------------------------------------------------------------------
 
 
-def test_nobody_gets_in_without_a_password(door) -> None:
-    answer = door.get("/", user=None)
+def test_nobody_gets_in_without_a_password(endpoint) -> None:
+    answer = endpoint.get("/", user=None)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Basic realm="Prefect"'
     assert answer.text == "A user name and a password are needed.\n"
 
 
 @pytest.mark.parametrize(("user", "password"), [(USER, "wrong"), (USER, ""), ("nobody", "wrong"), ("", "")])
-def test_nobody_gets_in_with_a_wrong_one(door, user: str, password: str) -> None:
+def test_nobody_gets_in_with_a_wrong_one(endpoint, user: str, password: str) -> None:
     for path in ("/", "/api/health", "/api/admin/version"):
-        assert door.get(path, user=user, password=password).status_code == 401
+        assert endpoint.get(path, user=user, password=password).status_code == 401
 
 
-def test_every_account_gets_in(door) -> None:
+def test_every_account_gets_in(endpoint) -> None:
     # Passwords of accounts that the inventory once had lie there too.
     for user in ("admin", "playbook", "worker-general-1"):
-        assert door.get("/api/health", user=user).json() is True
+        assert endpoint.get("/api/health", user=user).json() is True
 
 
 @pytest.mark.parametrize("path", DETOURS)
-def test_no_path_leads_around_the_password(door, path: str) -> None:
-    host = urlsplit(door.url).hostname
+def test_no_path_leads_around_the_password(endpoint, path: str) -> None:
+    host = urlsplit(endpoint.url).hostname
     for method in ("GET", "HEAD", "OPTIONS", "POST"):
-        said = raw(door, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        said = raw(
+            endpoint, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
         assert said.startswith("HTTP/1.1 401 "), f"{method} {path}: {said[:200]}"
 
 
 @pytest.mark.parametrize("name", ["localhost", "server", "127.0.0.1:2020", "other.example.org"])
-def test_no_other_name_leads_around_it(door, name: str) -> None:
-    said = raw(door, f"GET /api/health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")
+def test_no_other_name_leads_around_it(endpoint, name: str) -> None:
+    said = raw(endpoint, f"GET /api/health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")
     assert said.startswith("HTTP/1.1 421 "), said[:200]
-    said = raw(door, f"GET http://{name}/api/health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")
+    said = raw(endpoint, f"GET http://{name}/api/health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")
     assert said.startswith("HTTP/1.1 421 "), said[:200]
 
 
-def test_no_two_requests_in_one_lead_around_it(door) -> None:
+def test_no_two_requests_in_one_lead_around_it(endpoint) -> None:
     """Smuggling: what a careless proxy would take for the body of the first request, and pass on as the second."""
-    host = urlsplit(door.url).hostname
+    host = urlsplit(endpoint.url).hostname
     second = f"GET /api/health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    first = f"POST /api/flows/filter HTTP/1.1\r\nHost: {host}\r\nAuthorization: {basic(door)}\r\n"
-    said = raw(door, f"{first}Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{second}")
+    first = f"POST /api/flows/filter HTTP/1.1\r\nHost: {host}\r\nAuthorization: {basic(endpoint)}\r\n"
+    said = raw(endpoint, f"{first}Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{second}")
     statuses = re.findall(r"^HTTP/1.1 (\d+)", said, re.MULTILINE)
     # The first has a password and is answered; the second, if it is one, has none.
     assert statuses[0] == "200" and "200" not in statuses[1:], said[:400]
@@ -156,21 +158,21 @@ def test_no_two_requests_in_one_lead_around_it(door) -> None:
 # --- encryption and names ----------------------------------------------------------------------------------------
 
 
-def test_the_certificate_is_of_the_authority_that_clients_were_given(door) -> None:
-    host = urlsplit(door.url).hostname
-    assert door.get("/api/health").status_code == 200  # verified with that authority alone
+def test_the_certificate_is_of_the_authority_that_clients_were_given(endpoint) -> None:
+    host = urlsplit(endpoint.url).hostname
+    assert endpoint.get("/api/health").status_code == 200  # verified with that authority alone
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-        httpx.get(f"{door.url}/", trust_env=False)
-    context = ssl.create_default_context(cafile=door.ca)
+        httpx.get(f"{endpoint.url}/", trust_env=False)
+    context = ssl.create_default_context(cafile=endpoint.ca)
     context.set_alpn_protocols(["h3", "h2", "http/1.1"])
     with socket.create_connection((host, 443), 10) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
         assert stream.selected_alpn_protocol() == "h2"
         assert stream.version() == "TLSv1.3"
 
 
-def test_old_protocols_are_refused(door) -> None:
-    host = urlsplit(door.url).hostname
-    context = ssl.create_default_context(cafile=door.ca)
+def test_old_protocols_are_refused(endpoint) -> None:
+    host = urlsplit(endpoint.url).hostname
+    context = ssl.create_default_context(cafile=endpoint.ca)
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -181,11 +183,11 @@ def test_old_protocols_are_refused(door) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/runs?page=2", "/api/health"])
-def test_plain_http_is_redirected(door, vps, path: str) -> None:
-    for host in (urlsplit(door.url).hostname, vps.address):
+def test_plain_http_is_redirected(endpoint, vps, path: str) -> None:
+    for host in (urlsplit(endpoint.url).hostname, vps.address):
         answer = httpx.get(f"http://{host}{path}", trust_env=False)
         assert answer.status_code == 308
-        assert answer.headers["location"] == f"{door.url}{path}"
+        assert answer.headers["location"] == f"{endpoint.url}{path}"
         assert "server" not in answer.headers
 
 
@@ -195,8 +197,8 @@ def test_plain_http_is_redirected(door, vps, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "user"), [("/", USER), ("/api/health", USER), ("/", None), ("/docs", USER), ("/api/no-such-thing", USER)]
 )
-def test_every_answer_carries_the_headers(door, path: str, user: str | None) -> None:
-    headers = door.get(path, user=user).headers
+def test_every_answer_carries_the_headers(endpoint, path: str, user: str | None) -> None:
+    headers = endpoint.get(path, user=user).headers
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
@@ -205,7 +207,7 @@ def test_every_answer_carries_the_headers(door, path: str, user: str | None) -> 
     assert "camera=()" in headers["permissions-policy"]
     assert not {"server", "via"} & set(headers)
     policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
-    host = urlsplit(door.url).netloc
+    host = urlsplit(endpoint.url).netloc
     for rule, sources in policy.items():
         allowed = {"'self'", "'none'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:", f"wss://{host}"}
         assert set(sources.split()) <= allowed, rule
@@ -214,14 +216,14 @@ def test_every_answer_carries_the_headers(door, path: str, user: str | None) -> 
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect", "/api/docs", "/DOCS"])
-def test_pages_that_load_foreign_scripts_are_refused(door, path: str) -> None:
-    answer = door.get(path)
+def test_pages_that_load_foreign_scripts_are_refused(endpoint, path: str) -> None:
+    answer = endpoint.get(path)
     assert answer.status_code == 404
     assert answer.text.startswith("The API's documentation pages would load scripts from other hosts.")
 
 
-def test_the_ui_is_told_to_use_its_own_origin(door) -> None:
-    assert door.get("/ui-settings").json()["api_url"] == "/api"
+def test_the_ui_is_told_to_use_its_own_origin(endpoint) -> None:
+    assert endpoint.get("/ui-settings").json()["api_url"] == "/api"
 
 
 # --- other sites' pages --------------------------------------------------------------------------------------------
@@ -249,14 +251,14 @@ asyncio.run(main())
 """
 
 
-def test_a_new_client_may_ask_for_many_things_at_once(door, tmp_path) -> None:
+def test_a_new_client_may_ask_for_many_things_at_once(endpoint, tmp_path) -> None:
     """With the server's tokens, each of its requests fetched one that ended the others'."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
-        "PREFECT_API_URL": f"{door.url}/api",
-        "PREFECT_API_SSL_CERT_FILE": str(door.ca),
-        "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": basic(door)}),
+        "PREFECT_API_URL": f"{endpoint.url}/api",
+        "PREFECT_API_SSL_CERT_FILE": str(endpoint.ca),
+        "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": basic(endpoint)}),
         "DO_NOT_TRACK": "1",
     }
     done = subprocess.run(
@@ -265,9 +267,9 @@ def test_a_new_client_may_ask_for_many_things_at_once(door, tmp_path) -> None:
     assert done.stdout == "8\n", done.stderr[-2000:]
 
 
-def test_a_program_needs_no_token_and_a_page_of_another_site_gets_nowhere(door) -> None:
+def test_a_program_needs_no_token_and_a_page_of_another_site_gets_nowhere(endpoint) -> None:
     """All that a page can do with the password that a browser sends by itself: tests/unit/test_caddyfile.py."""
-    with door.client() as client:
+    with endpoint.client() as client:
         assert client.post("/api/flows/filter", json={}).status_code == 200
         foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
         answer = client.post("/api/flows/filter", data={"a": "b"}, headers=foreign)
@@ -275,9 +277,9 @@ def test_a_program_needs_no_token_and_a_page_of_another_site_gets_nowhere(door) 
     assert answer.text == "This address does not answer to pages of other sites.\n"
 
 
-def test_an_error_of_the_servers_harms_no_other_request(door) -> None:
+def test_an_error_of_the_servers_harms_no_other_request(endpoint) -> None:
     """It answers 500 to NaN, which is JSON to Python alone, and then closes its connection without saying so."""
-    with door.client() as client:
+    with endpoint.client() as client:
         for _ in range(5):
             answer = client.post("/api/flows/filter", content='{"limit": NaN}')
             assert answer.status_code == 500
@@ -285,19 +287,19 @@ def test_an_error_of_the_servers_harms_no_other_request(door) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.org", "null", "http://prefect.lab.test"])
-def test_a_page_of_another_site_gets_nothing(door, origin: str) -> None:
-    answer = door.get("/api/admin/version", headers={"Origin": origin})
+def test_a_page_of_another_site_gets_nothing(endpoint, origin: str) -> None:
+    answer = endpoint.get("/api/admin/version", headers={"Origin": origin})
     assert answer.status_code == 403
     assert answer.text == "This address does not answer to scripts of other sites.\n"
     for path in WEBSOCKETS:
         with pytest.raises(InvalidStatus) as refused:
-            websocket(door, path, Authorization=basic(door), Origin=origin)
+            websocket(endpoint, path, Authorization=basic(endpoint), Origin=origin)
         assert refused.value.response.status_code == 403
 
 
-def test_our_own_page_gets_everything(door) -> None:
-    assert door.get("/api/health", headers={"Origin": door.url}).status_code == 200
-    with websocket(door, "/api/events/out", Authorization=basic(door), Origin=door.url) as connection:
+def test_our_own_page_gets_everything(endpoint) -> None:
+    assert endpoint.get("/api/health", headers={"Origin": endpoint.url}).status_code == 200
+    with websocket(endpoint, "/api/events/out", Authorization=basic(endpoint), Origin=endpoint.url) as connection:
         greet(connection)
 
 
@@ -305,27 +307,27 @@ def test_our_own_page_gets_everything(door) -> None:
 
 
 @pytest.mark.parametrize("path", WEBSOCKETS)
-def test_a_websocket_needs_a_password(door, path: str) -> None:
-    for headers in ({}, {"Authorization": basic(door, password="wrong")}):
+def test_a_websocket_needs_a_password(endpoint, path: str) -> None:
+    for headers in ({}, {"Authorization": basic(endpoint, password="wrong")}):
         with pytest.raises(InvalidStatus) as refused:
-            websocket(door, path, **headers)
+            websocket(endpoint, path, **headers)
         assert refused.value.response.status_code == 401
 
 
 @pytest.mark.parametrize("path", WEBSOCKETS)
-def test_a_websocket_works_with_one(door, path: str) -> None:
-    with websocket(door, path, Authorization=basic(door)) as connection:
+def test_a_websocket_works_with_one(endpoint, path: str) -> None:
+    with websocket(endpoint, path, Authorization=basic(endpoint)) as connection:
         greet(connection)
 
 
-def test_events_and_logs_come_live(door) -> None:
+def test_events_and_logs_come_live(endpoint) -> None:
     """What is sent into one websocket comes out of another within seconds, and a log written by HTTP of a third."""
     name = f"lab.{uuid.uuid4().hex}"
-    authorization = basic(door)
+    authorization = basic(endpoint)
     with (
-        websocket(door, "/api/events/out", Authorization=authorization) as events,
-        websocket(door, "/api/logs/out", Authorization=authorization) as logs,
-        websocket(door, "/api/events/in", Authorization=authorization) as sender,
+        websocket(endpoint, "/api/events/out", Authorization=authorization) as events,
+        websocket(endpoint, "/api/logs/out", Authorization=authorization) as logs,
+        websocket(endpoint, "/api/events/in", Authorization=authorization) as sender,
     ):
         for connection in (events, logs, sender):
             greet(connection)
@@ -338,34 +340,34 @@ def test_events_and_logs_come_live(door) -> None:
         resource = {"prefect.resource.id": "lab"}
         sender.send(json.dumps({"event": name, "id": str(uuid.uuid4()), "occurred": now, "resource": resource}))
         line = {"name": "lab", "level": 20, "message": name, "timestamp": now, "flow_run_id": None}
-        assert door.post("/api/logs/", [line]).status_code == 201
+        assert endpoint.post("/api/logs/", [line]).status_code == 201
         assert json.loads(events.recv(timeout=20))["event"]["event"] == name
         while json.loads(logs.recv(timeout=20))["log"]["message"] != name:
             pass
 
 
-def test_a_reload_cuts_websockets_so_that_a_removed_user_is_out(door, host: Host) -> None:
-    with websocket(door, "/api/events/out", Authorization=basic(door)) as connection:
+def test_a_reload_cuts_websockets_so_that_a_removed_user_is_out(endpoint, host: Host) -> None:
+    with websocket(endpoint, "/api/events/out", Authorization=basic(endpoint)) as connection:
         greet(connection)
         started = time.monotonic()
         host.check_output("systemctl reload prefect-stack")
         with pytest.raises(ConnectionClosed):
             connection.recv(timeout=15)
         assert time.monotonic() - started < 30
-    with websocket(door, "/api/events/out", Authorization=basic(door)) as connection:
+    with websocket(endpoint, "/api/events/out", Authorization=basic(endpoint)) as connection:
         greet(connection)
 
 
 # --- what it costs -------------------------------------------------------------------------------------------------
 
 
-def test_a_repeated_login_costs_nothing_and_a_wrong_one_little(door, capsys) -> None:
+def test_a_repeated_login_costs_nothing_and_a_wrong_one_little(endpoint, capsys) -> None:
     def milliseconds(client: httpx.Client, **more: Any) -> float:
         started = time.perf_counter()
         client.get("/api/health", **more)
         return (time.perf_counter() - started) * 1000
 
-    with door.client() as client:
+    with endpoint.client() as client:
         client.get("/api/health")
         right = statistics.median(milliseconds(client) for _ in range(30))
         wrong = statistics.median(milliseconds(client, auth=(USER, uuid.uuid4().hex)) for _ in range(10))
@@ -375,28 +377,32 @@ def test_a_repeated_login_costs_nothing_and_a_wrong_one_little(door, capsys) -> 
             for name in ("nobody", f"{USER}9")
         )
     with capsys.disabled():
-        print(f"\nat the door: right password {right:.1f} ms, wrong {wrong:.0f} ms, unknown user {unknown:.0f} ms")
+        print(
+            f"\nat the reverse proxy: right password {right:.1f} ms, wrong {wrong:.0f} ms, unknown user {unknown:.0f} ms"
+        )
     assert right < 40
     assert wrong < 800
     # Caddy by itself takes a second and more for a name that it does not know.
     assert unknown < 200
 
 
-def test_large_bodies_pass_and_huge_ones_do_not(door) -> None:
-    large = door.post("/api/flow_runs/filter", {"limit": 1, "padding": "x" * 5_000_000})
-    assert large.status_code in {200, 422}, "refused or taken by Prefect, not by the door"
-    assert door.post("/api/flow_runs/filter", {"padding": "x" * 17_000_000}).status_code == 413
+def test_large_bodies_pass_and_huge_ones_do_not(endpoint) -> None:
+    large = endpoint.post("/api/flow_runs/filter", {"limit": 1, "padding": "x" * 5_000_000})
+    assert large.status_code in {200, 422}, "refused or taken by Prefect, not by the reverse proxy"
+    assert endpoint.post("/api/flow_runs/filter", {"padding": "x" * 17_000_000}).status_code == 413
 
 
 # --- the access log ------------------------------------------------------------------------------------------------
 
 
-def test_the_log_names_the_user_and_no_secret(door, access_log, host: Host) -> None:
+def test_the_log_names_the_user_and_no_secret(endpoint, access_log, host: Host) -> None:
     mark, typed = uuid.uuid4().hex, f"typed-{uuid.uuid4().hex}"
-    answer = door.get(f"/api/{mark}", headers={"Cookie": f"session={typed}", "User-Agent": "lab/1", "X-Api-Key": typed})
+    answer = endpoint.get(
+        f"/api/{mark}", headers={"Cookie": f"session={typed}", "User-Agent": "lab/1", "X-Api-Key": typed}
+    )
     assert answer.status_code == 404
-    assert door.get(f"/api/{mark}", password=typed).status_code == 401
-    door.post(f"/api/{mark}", {"secret": typed})
+    assert endpoint.get(f"/api/{mark}", password=typed).status_code == 401
+    endpoint.post(f"/api/{mark}", {"secret": typed})
     time.sleep(1)
     lines = [line for line in access_log(60) if mark in line["request"]["uri"]]
     assert [(line["user_id"], line["status"]) for line in lines] == [(USER, 404), ("", 401), (USER, 404)]
@@ -406,7 +412,7 @@ def test_the_log_names_the_user_and_no_secret(door, access_log, host: Host) -> N
         "docker logs --since 120s prefect-caddy 2>&1; docker logs --since 120s prefect-server 2>&1"
     )
     assert mark in everything
-    for secret in (typed, door.passwords[USER], basic(door).split()[1]):
+    for secret in (typed, endpoint.passwords[USER], basic(endpoint).split()[1]):
         assert secret not in everything
     for header in ("authorization", "cookie", 'csrf-token"', "x-api-key"):
         assert f'"{header}' not in everything.lower()
@@ -417,7 +423,7 @@ def test_the_log_is_in_the_journal(host: Host) -> None:
         assert host.check_output(f"journalctl CONTAINER_TAG=prefect-{name} -n 50 -o cat --no-pager").strip()
 
 
-# --- a second door, beside a stand-in for the server ---------------------------------------------------------------
+# --- a second endpoint, beside a stand-in for the server ---------------------------------------------------------------
 
 ECHO = (
     ":4200 {\n"
@@ -457,17 +463,17 @@ class Scratch:
             " caddy run --config /tmp/Caddyfile --adapter caddyfile"
         )
 
-    def door(self, domain: str) -> None:
-        """The door under test, for another domain."""
-        self.host.run("docker rm --force scratch-door")
+    def endpoint(self, domain: str) -> None:
+        """The reverse proxy under test, for another domain."""
+        self.host.run("docker rm --force scratch-endpoint")
         self.host.check_output(
-            f"docker run -d --name scratch-door --network scratch --network-alias {domain}"
+            f"docker run -d --name scratch-endpoint --network scratch --network-alias {domain}"
             f" --env PREFECT_DOMAIN={domain} --env PREFECT_TLS=internal"
             " --cap-drop ALL --cap-add NET_BIND_SERVICE --read-only --tmpfs /data --tmpfs /config"
             f" --volume /opt/prefect/caddy:/etc/caddy:ro --volume {SCRATCH}/users:/etc/prefect-caddy:ro {self.image}"
         )
         wait = "curl --silent --retry 20 --retry-connrefused --retry-delay 1 http://127.0.0.1:2020/"
-        assert self.host.check_output(f"docker exec scratch-door {wait}") == "ok"
+        assert self.host.check_output(f"docker exec scratch-endpoint {wait}") == "ok"
 
     def curl(self, words: str) -> str:
         """What curl says on that network."""
@@ -488,19 +494,21 @@ def scratch(host: Host) -> Iterator[Scratch]:
     scratch.remove()
 
 
-def test_the_password_and_claims_of_the_client_end_at_the_door(scratch: Scratch) -> None:
+def test_the_password_and_claims_of_the_client_end_at_the_proxy(scratch: Scratch) -> None:
     scratch.server()
-    scratch.door("door.scratch.test")
+    scratch.endpoint("endpoint.scratch.test")
     claims = " ".join(
         f"--header '{header}'"
         for header in ("Forwarded: for=1.2.3.4", "X-Real-Ip: 1.2.3.4", "X-Forwarded-For: 1.2.3.4",
                        "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example.org")
     )  # fmt: skip
     for upgrade in ("", "--http1.1 --header 'Connection: Upgrade' --header 'Upgrade: websocket'"):
-        said = json.loads(scratch.curl(f"--insecure --user alice:open {claims} {upgrade} https://door.scratch.test/"))
+        said = json.loads(
+            scratch.curl(f"--insecure --user alice:open {claims} {upgrade} https://endpoint.scratch.test/")
+        )
         assert said["authorization"] == said["forwarded"] == said["real"] == ""
         assert said["proto"] == "https"
-        assert said["host"] == "door.scratch.test"
+        assert said["host"] == "endpoint.scratch.test"
         assert re.fullmatch(r"172\.[0-9.]+|10\.[0-9.]+|192\.168\.[0-9.]+", said["for"])
         assert said["upgrade"] == ("websocket" if upgrade else "")
 
@@ -508,8 +516,8 @@ def test_the_password_and_claims_of_the_client_end_at_the_door(scratch: Scratch)
 def test_a_server_without_a_database_is_asked_again(scratch: Scratch) -> None:
     """Its own words stay; flow runs hear when."""
     scratch.server()
-    scratch.door("door.scratch.test")
-    said = scratch.curl("--insecure --user alice:open --include https://door.scratch.test/broken")
+    scratch.endpoint("endpoint.scratch.test")
+    said = scratch.curl("--insecure --user alice:open --include https://endpoint.scratch.test/broken")
     head, _, body = said.replace("\r", "").partition("\n\n")
     assert " 500" in head.splitlines()[0]
     assert "retry-after: 10" in head.lower()
@@ -518,8 +526,8 @@ def test_a_server_without_a_database_is_asked_again(scratch: Scratch) -> None:
 
 
 def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:
-    scratch.door("door.scratch.test")
-    said = scratch.curl("--insecure --user alice:open --include https://door.scratch.test/api/health")
+    scratch.endpoint("endpoint.scratch.test")
+    said = scratch.curl("--insecure --user alice:open --include https://endpoint.scratch.test/api/health")
     head, _, body = said.replace("\r", "").partition("\n\n")
     assert " 503" in head.splitlines()[0]
     assert "retry-after: 5" in head.lower()
@@ -529,23 +537,23 @@ def test_it_says_what_to_do_when_the_server_is_down(scratch: Scratch) -> None:
     assert "systemctl status prefect-stack" in body
     # To a flow run it says that waiting is of use, however long.
     flow_run = "--header 'X-Prefect-Flow-Id: 0198a1b2-0000-7000-8000-000000000001'"
-    said = scratch.curl(f"--insecure --user alice:open {flow_run} --include https://door.scratch.test/api/health")
+    said = scratch.curl(f"--insecure --user alice:open {flow_run} --include https://endpoint.scratch.test/api/health")
     assert " 503" in said.splitlines()[0] and "prefect-maintenance: true" in said.lower()
-    said = scratch.curl("--insecure --include https://door.scratch.test/api/health")
+    said = scratch.curl("--insecure --include https://endpoint.scratch.test/api/health")
     assert " 401" in said.splitlines()[0]
 
 
 def test_an_address_for_a_name(scratch: Scratch) -> None:
     """A bare IPv4: the certificate is for the address, and clients send no server name."""
     scratch.server()
-    scratch.door("door.scratch.test")
+    scratch.endpoint("endpoint.scratch.test")
     template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-    address = scratch.host.check_output(f"docker inspect --format '{template}' scratch-door")
+    address = scratch.host.check_output(f"docker inspect --format '{template}' scratch-endpoint")
     # Made anew it gets the same address, the lowest that is free.
-    scratch.door(address)
-    assert scratch.host.check_output(f"docker inspect --format '{template}' scratch-door") == address
+    scratch.endpoint(address)
+    assert scratch.host.check_output(f"docker inspect --format '{template}' scratch-endpoint") == address
     root = "/data/caddy/pki/authorities/local/root.crt"
     scratch.curl(f"--insecure --user alice:open https://{address}/")
-    scratch.host.check_output(f"docker exec scratch-door cat {root} > {SCRATCH}/root.crt")
+    scratch.host.check_output(f"docker exec scratch-endpoint cat {root} > {SCRATCH}/root.crt")
     said = json.loads(scratch.curl(f"--cacert /scratch/root.crt --user alice:open https://{address}/"))
     assert said["host"] == address

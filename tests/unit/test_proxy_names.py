@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("prefect_door", ROOT / "ansible/filter_plugins/prefect_door.py")
-door = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(door)
+spec = importlib.util.spec_from_file_location("prefect_proxy", ROOT / "ansible/filter_plugins/prefect_proxy.py")
+proxy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(proxy)
 
 NAMES = ["ada", "bob1", "grace", "worker-general-1"]
-KNOWN = re.compile(door.prefect_known_names(NAMES))
+KNOWN = re.compile(proxy.prefect_known_names(NAMES))
 
 
 def header(user: str, password: str) -> str:

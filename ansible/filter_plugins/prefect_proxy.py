@@ -1,4 +1,4 @@
-"""How the Authorization header of an account begins: what the door lets through to the computing of a hash."""
+"""How the Authorization header of an account begins: what the reverse proxy lets through to the computing of a hash."""
 
 from __future__ import annotations
 
