@@ -99,6 +99,18 @@ def prefect_made_workers(files: dict[str, str], unit: str) -> list[str]:
     return sorted(name for name, text in named.items() if text.startswith(MADE.format(unit=unit, name=name)))
 
 
+def prefect_workers_found(files: dict[str, str], kind: dict[str, Any]) -> dict[str, Any]:
+    """What a host has of a kind of workers that the inventory does not have: `extra` were made by the playbook.
+
+    `strangers`: whether a person has made others. `files` are texts of files of any kind, by their paths.
+    """
+    own = {path: text for path, text in files.items() if path.startswith(kind["etc"] + "/")}
+    wanted = {worker["name"] for worker in kind["workers"]}
+    made = set(prefect_made_workers(own, kind["unit"]))
+    names = {Path(path).name.removesuffix(".env") for path in own}
+    return {"extra": sorted(made - wanted), "strangers": bool(names - made - wanted)}
+
+
 def prefect_worker_services(
     workers: list[dict[str, Any]], directory: str, unit: str, also: str
 ) -> list[dict[str, Any]]:
@@ -141,7 +153,7 @@ class FilterModule:
             "prefect_device_groups": prefect_device_groups,
             "prefect_device_problems": prefect_device_problems,
             "prefect_environment_value": prefect_environment_value,
-            "prefect_made_workers": prefect_made_workers,
             "prefect_worker_limit_problems": prefect_worker_limit_problems,
             "prefect_worker_services": prefect_worker_services,
+            "prefect_workers_found": prefect_workers_found,
         }

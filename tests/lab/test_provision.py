@@ -73,10 +73,9 @@ def test_each_role_has_its_tag(tag, list_tasks):
     # Ansible looks at each role's arguments whatever the tag.
     lines = [line for line in list_tasks("--tags", tag).splitlines() if " : " in line and "arg spec" not in line]
     roles = {line.split(" : ")[0].strip() for line in lines}
-    # The locked environments are made by a role that others use; docker workers are workers, too; and workers whose
-    # accounts the reverse proxy is about to forget are stopped before.
-    more = {"workers": {"docker_pool"}, "stack": {"workers", "docker_pool"}}
-    assert roles - {"python"} == {"preflight", tag} | more.get(tag, set())
+    # Docker workers are workers, too; and workers whose accounts the reverse proxy is about to forget are stopped before.
+    more = {"workers": {"docker_pool"}, "stack": {"workers"}}
+    assert roles == {"preflight", tag} | more.get(tag, set())
 
 
 def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint):

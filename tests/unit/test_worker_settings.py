@@ -129,6 +129,37 @@ def test_only_workers_that_the_playbook_has_made_are_its_to_remove():
     }
     assert workers.prefect_made_workers(files, "prefect-worker") == ["general-1"]
     assert workers.prefect_made_workers(files, "prefect-docker-worker") == []
-    docker = (ANSIBLE / "roles/docker_pool/templates/docker-worker.env.j2").read_text()
+    docker = (ANSIBLE / "roles/workers/templates/docker-worker.env.j2").read_text()
     files = {"/etc/prefect/docker-workers/docker-1.env": docker.replace("{{ worker.name }}", "docker-1")}
     assert workers.prefect_made_workers(files, "prefect-docker-worker") == ["docker-1"]
+
+
+def test_workers_that_the_inventory_has_no_longer_are_told_by_kind():
+    made = "# By the playbook: what {}@{}.service is started with.\n"
+    files = {
+        "/etc/prefect/workers/general-1.env": made.format("prefect-worker", "general-1"),
+        "/etc/prefect/workers/old.env": made.format("prefect-worker", "old"),
+        "/etc/prefect/docker-workers/box.env": made.format("prefect-docker-worker", "box"),
+        "/etc/prefect/docker-workers/by-hand.env": "WORKER_POOL=x\n",
+    }
+    process = {"etc": "/etc/prefect/workers", "unit": "prefect-worker", "workers": [{"name": "general-1"}]}
+    docker = {"etc": "/etc/prefect/docker-workers", "unit": "prefect-docker-worker", "workers": [{"name": "box"}]}
+    assert workers.prefect_workers_found(files, process) == {"extra": ["old"], "strangers": False}
+    assert workers.prefect_workers_found(files, docker) == {"extra": [], "strangers": True}
+    assert workers.prefect_workers_found(files, docker | {"workers": []}) == {"extra": ["box"], "strangers": True}
+    assert workers.prefect_workers_found({}, docker) == {"extra": [], "strangers": False}
+
+
+def test_what_a_worker_runs_with_names_all_that_a_restart_puts_into_effect():
+    (one,) = workers.prefect_worker_services([{"name": "a"}], "/etc/prefect/workers", "prefect-worker", "venv")
+    assert one == {
+        "name": "a",
+        "stamp": "/etc/prefect/workers/a.applied",
+        "files": [
+            "/etc/prefect/workers/a.env",
+            "/etc/prefect/workers/a.secret.env",
+            "/etc/systemd/system/prefect-worker@.service",
+            "/etc/systemd/system/prefect-worker@a.service.d/60-devices.conf",
+        ],
+        "also": "venv",
+    }
