@@ -57,6 +57,8 @@ class Endpoint:
     # Deployment that proves that everything works, and the task runs that it must have made.
     deployment: str = "prefect-kit/smoke"
     task_runs: int = 3
+    # Seconds until it must have ended: a worker that has just started polls, and starts a process.
+    seconds: int = 180
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,6 @@ from .errors import Code, Failure
 from .progress import Advance, Report
 from .settings import Endpoint
 
-# Seconds until the run must have ended: a worker that has just started polls, and starts a process.
-SECONDS = 180
-
 
 class Client:
     """Prefect's REST API with an account at the reverse proxy."""
@@ -80,7 +77,7 @@ def run(client: Client, endpoint: Endpoint, deployment: str, advance: Advance) -
     started = time.monotonic()
     made = client.call("POST", f"/deployments/{deployment}/create_flow_run", {})
     state: dict[str, Any] = {}
-    while time.monotonic() - started < SECONDS:
+    while time.monotonic() - started < endpoint.seconds:
         state = client.call("GET", f"/flow_runs/{made['id']}")["state"]
         advance(None, state["name"])
         if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
