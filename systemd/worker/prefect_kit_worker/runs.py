@@ -1,18 +1,25 @@
 """The flow runs that a worker has in hand, and at which stage each of them is. Pure: nothing of Prefect, nothing that waits.
 
-                          take                           take_over
-                           |                                 |
-                           v      start                      v      end                 let_go
-                        CLAIMING -----------------------> RUNNING ---------> SETTLING ---------> (let go)
-                        |  |   ^                             ^
-            not_started |  |   | claim_answered              |
-                        v  |   |                             |
-                  (let go) |   |            start            |
-               claim_lost  +-> UNSURE -----------------------+
-                                |
-                                | let_go
-                                v
-                            (let go)
+        take
+          |
+          v      not_started
+      CLAIMING ---------------> (let go)
+       |  |  ^
+       |  |  |  claim_answered
+       |  |  +-----------------+
+       |  |                    |
+       |  |     claim_lost     |        let_go
+       |  +----------------> UNSURE ---------------> (let go)
+       |                       |
+       | start                 | start
+       v                       |
+      RUNNING <----------------+
+       |   ^ ^
+       |   | +---- take_over (a container that has outlived the worker before)
+       |   +------ has_process (it stays RUNNING, and it is known where)
+       | end
+       v            let_go
+      SETTLING ---------------> (let go)
 
 A run that is let go is at none of them, and held.json no longer names it. What may look out of order is not:
 
