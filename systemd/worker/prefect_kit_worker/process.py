@@ -80,8 +80,8 @@ class ProcessKitWorker(KitWorker, ProcessWorker):
             self._runs_in_hand.pop(run_id, None)
         if run.left:
             self.get_flow_run_logger(flow_run).info(ends.left_behind(run.left))
-        held = self._runs.get(run_id)
-        if held is None or held.reason is None:
+        ours = self._runs.get(run_id)
+        if ours is None or ours.reason is None:
             for_memory = self._groups.killed_for_memory() > killed_before
             if text := ends.by_signal(result.status_code, for_memory, self.name):
                 self.tell_run(flow_run, text)

@@ -171,17 +171,17 @@ class Runs:
     def start(self, run_id: str, name: str) -> Run:
         """The claim is accepted: gives the run that is to have a process."""
         run = self._by_id.get(run_id)
-        to = _next("start", run)
+        _next("start", run)
         if run is None or run.stage in (Stage.RUNNING, Stage.SETTLING):
             run = self._by_id[run_id] = Run(_new(run_id, name))
             self._held.add(run.held)
-        run.stage = to
+        run.stage = Stage.RUNNING
         return run
 
     def take_over(self, left: HeldRun) -> Run:
         """What the worker before started has outlived it."""
-        to = _next("take_over", self._by_id.get(left.id))
-        run = self._by_id[left.id] = Run(left, to)
+        _next("take_over", self._by_id.get(left.id))
+        run = self._by_id[left.id] = Run(left, Stage.RUNNING)
         self._held.add(left)
         return run
 
@@ -257,7 +257,8 @@ class Runs:
         return run_id in self._by_id
 
 
-def _next(transition: str, run: Run | None) -> Any:
+def _next(transition: str, run: Run | None) -> Stage | None:
+    """Where a transition leads. Raises Refused where the picture does not have it."""
     stage = run.stage if run else None
     try:
         return TRANSITIONS[transition][stage]
