@@ -52,9 +52,9 @@ from prefect.workers.process import ProcessWorker  # noqa: E402
 from prefect_docker.worker import DockerWorker  # noqa: E402
 from prefect_kit_worker import seam  # noqa: E402
 from prefect_kit_worker.docker import DockerKitWorker  # noqa: E402
+from prefect_kit_worker.kit import Kit  # noqa: E402
 from prefect_kit_worker.notify import Systemd  # noqa: E402
 from prefect_kit_worker.process import ProcessKitWorker  # noqa: E402
-from prefect_kit_worker.worker import Kit  # noqa: E402
 
 #: What Prefect calls, by its name; the name that the seam gives it; and its parameters.
 EXTENDED = {

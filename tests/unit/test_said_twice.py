@@ -309,7 +309,7 @@ def test_the_docs_tell_the_times_of_workers_as_they_are():
 
 def test_restore_and_worker_mean_the_same_mark():
     assert 'AT_ONCE = "/run/prefect-worker/{name}/at-once"' in (ROOT / "backups/prefect_backups/stack.py").read_text()
-    assert 'runtime_directory / "at-once"' in (ROOT / "systemd/worker/prefect_kit_worker/worker.py").read_text()
+    assert 'runtime_directory / "at-once"' in (ROOT / "systemd/worker/prefect_kit_worker/kit.py").read_text()
     assert "RuntimeDirectory=prefect-worker/%i\n" in (ROOT / "systemd/prefect-worker@.service").read_text()
 
 

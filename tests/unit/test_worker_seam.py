@@ -224,9 +224,9 @@ def test_every_page_of_crashed_runs_and_subflows_is_read():
             return self.runs[offset : offset + limit]
 
     runs = [run(number) for number in range(401)]
-    assert len(asyncio.run(api.crashed_lately(Client(runs), "general"))) == 401
-    assert len(asyncio.run(api.subflows_under_way(Client(runs), [RUN]))) == 401
-    assert len(asyncio.run(api.crashed_lately(Client(runs[:400]), "general"))) == 400
+    assert len(asyncio.run(api.Api(lambda: Client(runs)).crashed_lately("general"))) == 401
+    assert len(asyncio.run(api.Api(lambda: Client(runs)).subflows_under_way([RUN]))) == 401
+    assert len(asyncio.run(api.Api(lambda: Client(runs[:400])).crashed_lately("general"))) == 400
 
 
 def test_the_interpreter_of_a_command():

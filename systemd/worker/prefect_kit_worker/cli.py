@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .kit import Kit
 from .memory import limit_in_bytes, total_memory
 from .notify import Systemd
 
@@ -26,8 +27,6 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _work(options: argparse.Namespace) -> int:
     # Prefect takes more than a second to import: bad options are refused before.
-    from .worker import Kit
-
     if options.type == "docker":
         from .docker import DockerKitWorker as Worker
     else:

@@ -140,7 +140,7 @@ class ContainerCare(DockerSeam):
         try:
             flow_run = await self.client.read_flow_run(UUID(run_id))
         except (ObjectNotFound, ValueError, httpx.HTTPError, OSError):
-            # The server is away, say: whoever holds the run sees to its end (KitWorker._hold).
+            # The server is away, say: whoever holds the run sees to its end (settling.py).
             return
         if is_crash(code, flow_run.state.type.value if flow_run.state else ""):
             message = f"Flow run infrastructure exited with status code {code}; its first worker had ended before it."

@@ -29,7 +29,7 @@ class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
             configuration.env.setdefault(name, os.environ.get(name))
         return await super().run(flow_run, configuration, task_status)
 
-    async def _outlived(self, left: HeldRun) -> bool:
+    async def has_outlived(self, left: HeldRun) -> bool:
         def runs() -> bool:
             client = self.docker_client()
             try:

@@ -10,7 +10,6 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,12 +75,6 @@ class HeldRuns:
         if self._runs.pop(run_id, None):
             self._write()
 
-    def get(self, run_id: str) -> HeldRun | None:
-        return self._runs.get(run_id)
-
-    def __iter__(self) -> Iterator[HeldRun]:
-        return iter(list(self._runs.values()))
-
     def __len__(self) -> int:
         return len(self._runs)
 
@@ -100,5 +93,5 @@ class HeldRuns:
                 os.fsync(file.fileno())
             new.replace(self._path)
         except OSError as error:
-            # A full disk must not end the worker, and all its flow runs with it. The signs of life cover them still.
+            # A full disk must not end the worker, and all its flow runs with it. Their heartbeats cover them still.
             print(f"{self._path} cannot be written: {error}", file=sys.stderr, flush=True)

@@ -7,6 +7,15 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
+
+
+def status(names: Iterable[str], taking: bool, seconds: float | None = None) -> str:
+    """One line for `systemctl status`: the flow runs in hand, and `seconds` that they still have when it is stopping."""
+    runs = ", ".join(names) or "none"
+    if seconds is not None:
+        return f"Stopping; up to {seconds:.0f} s more for flow runs: {runs}"
+    return f"{'Taking flow runs' if taking else 'Taking no new flow runs'}; under way: {runs}"
 
 
 class Systemd:

@@ -80,20 +80,21 @@ class ProcessKitWorker(KitWorker, ProcessWorker):
             self._runs_in_hand.pop(run_id, None)
         if run.left:
             self.get_flow_run_logger(flow_run).info(ends.left_behind(run.left))
-        if run_id not in self._reasons:
+        ours = self._runs.get(run_id)
+        if ours is None or ours.reason is None:
             for_memory = self._groups.killed_for_memory() > killed_before
             if text := ends.by_signal(result.status_code, for_memory, self.name):
-                self._tell_run(flow_run, text)
+                self.tell_run(flow_run, text)
         return result
 
-    def _processes(self, run_id: str) -> list[int]:
+    def processes_of(self, run_id: str) -> list[int]:
         run = self._runs_in_hand.get(run_id)
         return run.group.pids() if run else []
 
-    def _kill_processes(self, run_id: str) -> None:
+    def kill_processes(self, run_id: str) -> None:
         if run := self._runs_in_hand.get(run_id):
             run.group.kill()
 
-    def _has_last_words(self, run_id: str) -> bool:
+    def has_hooks_running(self, run_id: str) -> bool:
         run = self._runs_in_hand.get(run_id)
         return run is not None and run.hooks_running
