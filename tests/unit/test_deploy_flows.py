@@ -41,7 +41,11 @@ def load(name: str) -> Any:
 
 
 deploy_seam = load("deploy_seam")
+deploy_schedules = load("deploy_schedules")
 definition = load("flows_definition")
+ownership = load("deploy_ownership")
+for name in ("deploy_imports", "deploy_server"):
+    load(name)
 deploy_flows = load("deploy_flows")
 
 
@@ -262,7 +266,7 @@ def test_what_somebody_else_has_made_is_not_ours(tmp_path):
     marked = {"name": "mine", "job_variables": {"env": {**env, "RELEASE_DEPLOYMENT": "greet/mine"}}}
 
     def ours(one: dict[str, Any], name: str = "greet/mine") -> bool:
-        return definition.made_by_kit({"entrypoint": "x.py:greet", **one}, name, releases)
+        return ownership.made_by_kit({"entrypoint": "x.py:greet", **one}, name, releases)
 
     assert ours(marked)
     assert ours({**marked, "version": "1.4.0"})
@@ -303,7 +307,7 @@ def test_what_somebody_else_has_made_is_not_ours(tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_not_done_without_a_word(wanted, ours, others, flags, said):
-    planned = definition.plan(wanted, ours, others)
+    planned = ownership.plan(wanted, ours, others)
     assert planned.refusals(len(wanted), "remove" in flags, "replace" in flags) == said
 
 
@@ -404,7 +408,7 @@ def test_a_container_gets_the_image_of_the_release(release, monkeypatch):
 
 
 def of_file(**config: Any) -> Any:
-    return definition.Wanted.of(definition.schedule_of_entry(config))
+    return deploy_schedules.Wanted.of(deploy_schedules.schedule_of_entry(config))
 
 
 def there(schedule: Any, slug: str | None = None, active: bool = True) -> SimpleNamespace:
@@ -416,7 +420,7 @@ FILE_NIGHT, FILE_NOON = of_file(cron="0 3 * * *"), of_file(cron="0 12 * * *")
 
 
 def changes(found: list, before: list, wanted: list) -> tuple[list, list, list, list]:
-    made = definition.schedule_changes(found, before, wanted)
+    made = deploy_schedules.schedule_changes(found, before, wanted)
     return made.delete, made.update, made.create, made.others
 
 
@@ -462,12 +466,12 @@ def test_one_that_is_there_already_is_not_made_twice():
 def test_what_is_said_of_schedules():
     named, persons = of_file(cron="0 3 * * *", slug="nightly", active=True), there(NOON)
     paused = there(NIGHT, FILE_NIGHT.slug, active=False)
-    made = definition.ScheduleChanges(
+    made = deploy_schedules.ScheduleChanges(
         delete=[paused, there(NOON, "noon")],
         update=[(there(NIGHT, "nightly", active=False), named), (paused, FILE_NIGHT), (there(NOON), FILE_NOON)],
         others=[persons],
     )
-    assert definition.schedule_notes("a/b", made) == [
+    assert deploy_schedules.schedule_notes("a/b", made) == [
         'Removed the schedule cron "0 3 * * *" of a/b, which was paused: prefect.yaml no longer has it.',
         'Removed the schedule "noon" (cron "0 12 * * *") of a/b: prefect.yaml no longer has it.',
         'The schedule "nightly" (cron "0 3 * * *") of a/b is active now: prefect.yaml says so.',

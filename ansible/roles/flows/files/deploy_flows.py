@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import io
 import os
 import re
@@ -24,24 +23,24 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import deploy_ownership as ownership
+import deploy_schedules
 import deploy_seam as seam
 import flows_definition as definition
 import yaml
+from deploy_imports import imported
+from deploy_server import deployments_there, work_pools
 from prefect.cli import app
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentCreate, DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import load_flow_from_entrypoint
-from prefect.utilities.callables import parameter_schema
-from prefect.utilities.hashing import file_hash
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values
 
 REFUSED = 3
 SET_DIRECTORY = "prefect.deployments.steps.set_working_directory"
-PAGE = 200
 # What `prefect deploy` prints besides the reason for which it stopped.
 CHATTER = re.compile(
     r"successfully created|View Deployment|prefect deployment run|prefect worker start|^Deploying |^To "
@@ -61,66 +60,6 @@ def note(text: str) -> None:
 def releases() -> Path:
     """Where all releases lie."""
     return Path(os.environ["FLOWS_DIRECTORY"]).parent
-
-
-# --- looking ---------------------------------------------------------------------------------------------------------
-
-
-def parameters_of(flow: Any) -> list[str] | None:
-    """The names of a flow's parameters; None when it takes any."""
-    if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(flow.fn).parameters.values()):
-        return None
-    return list(parameter_schema(flow).properties)
-
-
-def has_version(flow: Any) -> bool:
-    """Whether a flow has a version of its own; Prefect takes a hash of its file where it has none."""
-    file = inspect.getsourcefile(flow.fn)
-    return bool(flow.version) and not (file and flow.version == file_hash(file))
-
-
-def imported(entrypoints: Iterable[str]) -> tuple[dict[str, list[str] | None], set[str], list[str]]:
-    """The flows that import, each with its parameters; those with a version; what keeps the others from being imported."""
-    flows: dict[str, list[str] | None] = {}
-    versioned = set()
-    errors = []
-    for entrypoint in sorted(set(entrypoints)):
-        try:
-            # Without a placeholder, which hides a module that does not import.
-            flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-            flows[entrypoint] = parameters_of(flow)
-            if has_version(flow):
-                versioned.add(entrypoint)
-        except (Exception, SystemExit) as reason:  # a flow's module may raise anything, or end the program
-            errors.append(f'"{entrypoint}" does not import: {type(reason).__name__}: {reason}')
-    return flows, versioned, errors
-
-
-def work_pools(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
-    """The server's work pools, each with its type and the names of its job variables."""
-    found: dict[str, dict[str, Any]] = {}
-    while True:
-        page = client.read_work_pools(limit=PAGE, offset=len(found))
-        for pool in page:
-            variables = (pool.base_job_template.get("variables") or {}).get("properties") or {}
-            found[pool.name] = {"type": pool.type, "variables": set(variables)}
-        if len(page) < PAGE:
-            return found
-
-
-def deployments_there(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
-    """Every deployment of the server by its full name."""
-
-    def pages(path: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        while True:
-            page = client.request("POST", path, json={"limit": PAGE, "offset": len(rows)}).raise_for_status().json()
-            rows += page
-            if len(page) < PAGE:
-                return rows
-
-    flows = {flow["id"]: flow["name"] for flow in pages("/flows/filter")}
-    return {f"{flows.get(one['flow_id'])}/{one['name']}": one for one in pages("/deployments/filter")}
 
 
 # --- what a deployment needs -----------------------------------------------------------------------------------------
@@ -150,10 +89,10 @@ def complete(deployment: RunnerDeployment, pool_type: str, has_version: bool) ->
     if pool_type == "process" or (pool_type == "docker" and job.get("image") == image):
         added += lead_to_release(deployment)
     environment = dict(job.get("env") or {})
-    if definition.DIRECTORY not in environment:
-        environment[definition.DIRECTORY] = os.environ["FLOWS_DIRECTORY"]
-        added.append(f"environment variable {definition.DIRECTORY}")
-    environment[definition.MARK] = deployment.full_name
+    if ownership.DIRECTORY not in environment:
+        environment[ownership.DIRECTORY] = os.environ["FLOWS_DIRECTORY"]
+        added.append(f"environment variable {ownership.DIRECTORY}")
+    environment[ownership.MARK] = deployment.full_name
     deployment.job_variables = {**job, "env": environment}
     return added
 
@@ -210,7 +149,7 @@ def lead_to_release(deployment: RunnerDeployment) -> list[str]:
             added.append(f'the release as directory of the pull step, instead of "{directory}", which is not there')
         else:
             continue
-        values["directory"] = f"{{{{ ${definition.DIRECTORY} }}}}"
+        values["directory"] = f"{{{{ ${ownership.DIRECTORY} }}}}"
     if added:
         deployment.storage.pull_steps = steps
     return added
@@ -326,7 +265,7 @@ def in_earnest(pools: dict[str, dict[str, Any]], said: Said, notes: list[str]) -
 
     async def apply(self: RunnerDeployment, schedules: list[dict[str, Any]] | None = None, **more: Any) -> UUID:
         complete(self, pools[self.work_pool_name]["type"], said.version(self))
-        wanted = [definition.Wanted.of(schedule) for schedule in schedules or []]
+        wanted = [deploy_schedules.Wanted.of(schedule) for schedule in schedules or []]
         async with get_client() as client:
             try:
                 there = await client.read_deployment_by_name(self.full_name)
@@ -334,7 +273,7 @@ def in_earnest(pools: dict[str, dict[str, Any]], said: Said, notes: list[str]) -
                 made = [{**schedule, "slug": new.slug} for schedule, new in zip(schedules or [], wanted, strict=True)]
                 return await real(self, schedules=made, **more)
             before = before_of(there.model_dump(mode="json"), self.full_name)
-            changes = definition.schedule_changes(list(there.schedules), before, wanted)
+            changes = deploy_schedules.schedule_changes(list(there.schedules), before, wanted)
             # A deploy that is cut off after this has no schedule of two releases.
             for one in changes.delete:
                 await client.delete_deployment_schedule(there.id, one.id)
@@ -362,19 +301,19 @@ def in_earnest(pools: dict[str, dict[str, Any]], said: Said, notes: list[str]) -
                     for new in changes.create
                 ]
                 await client.create_deployment_schedules(there.id, made)
-            notes.extend(definition.schedule_notes(self.full_name, changes))
+            notes.extend(deploy_schedules.schedule_notes(self.full_name, changes))
             return made_id
 
     return apply
 
 
-def before_of(deployment: dict[str, Any], full_name: str) -> list[definition.Wanted]:
+def before_of(deployment: dict[str, Any], full_name: str) -> list[deploy_schedules.Wanted]:
     """The schedules that the deploy before has given to a deployment: those of the release that it points to."""
-    if not definition.made_by_kit(deployment, full_name, releases()):
+    if not ownership.made_by_kit(deployment, full_name, releases()):
         return []
-    release = definition.release_of(deployment, releases())
-    entry = definition.entry_of(release, deployment["name"], deployment["entrypoint"])
-    return definition.wanted_of(entry, os.environ)
+    release = ownership.release_of(deployment, releases())
+    entry = ownership.entry_of(release, deployment["name"], deployment["entrypoint"])
+    return deploy_schedules.wanted_of(entry, os.environ)
 
 
 def main() -> int:
@@ -407,8 +346,8 @@ def main() -> int:
             os.chdir(home)
         if not errors:
             there = deployments_there(client)
-            ours = {name for name, one in there.items() if definition.made_by_kit(one, name, releases())}
-            planned = definition.plan(added, ours, there.keys() - ours)
+            ours = {name for name, one in there.items() if ownership.made_by_kit(one, name, releases())}
+            planned = ownership.plan(added, ours, there.keys() - ours)
             may_remove, may_replace = (os.environ.get(f"FLOWS_{word}") == "true" for word in ("REMOVE", "REPLACE"))
             errors += planned.refusals(len(added), may_remove, may_replace)
         for text in errors:
