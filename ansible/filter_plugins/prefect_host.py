@@ -186,7 +186,7 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     problems = room_problems(seen)
     if seen["installed"] and not seen["password_exists"]:
         problems.append(
-            f'it has an install, but "{seen["password"]}" is missing on this machine, so its passwords would be made anew; '
+            f'it has an install, but "{seen["password"]}" is missing on this machine, so new passwords would be made; '
             "copy the secrets directory from where it was installed (prefect_secrets_dir)"
         )
     problems += other_problems(seen["others"])

@@ -60,7 +60,7 @@ def database(host: Host, plan: Plan, journal: Journal) -> None:
 
 
 def files(host: Host, plan: Plan) -> None:
-    """Caddy's authority and certificates, where a host is made anew: its clients then trust it as before."""
+    """Caddy's authority and certificates, on a new host: its clients then trust it as before."""
     kept = Path(host.stack.environment().get("PREFECT_STATE", "/var/lib/prefect")) / "caddy"
     into = host.postgres.make_staging("files")
     with host.report.step("certificate authority and certificates", "files") as advance:

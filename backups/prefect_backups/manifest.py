@@ -7,7 +7,7 @@ is left to Postgres's own page checksums on the way in, and to restic's hashes o
 
 Measured on a lab VPS (1.06 million rows, 767 MB, 2 cores with other work): counts alone 0.2 s; with keys of all tables
 0.6 s; as chosen 0.9 s; with whole rows of all tables 3.6 s, at each backup and each restore. `scripts/bench backup`
-measures it anew.
+measures it again.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from .settings import Keep, Settings
 # With what its users need of restic_output.
 __all__ = ["FULL", "ID_FORMAT", "LOCAL", "OTHER_KINDS", "SCHEDULED", "Backup", "Repository"]
 
-# One name for all snapshots, so that a VPS made anew under another name goes on with the same history.
+# One name for all snapshots, so that a new VPS under another name goes on with the same history.
 HOST = "prefect"
 LOCAL = "local"
 CACHE = "/var/cache/prefect-backups"

@@ -107,7 +107,7 @@ def prune(settings: Settings, report: Report) -> dict[str, Any]:
 def init(settings: Settings, report: Report) -> dict[str, Any]:
     """Make the repositories that are not there yet, all cutting data in the same places. Raises Failure.
 
-    On a host made anew the off-site one is there already, and the local one follows it.
+    On a new host the off-site one is there already, and the local one follows it.
     """
     local, offsite = Repository.local(settings), Repository.offsite(settings)
     failures, there, made = [], [], []

@@ -1,7 +1,8 @@
-"""`python prefect_engine.py`, in the environment of a flow run: `python -m prefect.engine`, with more patience for the door.
+"""`python prefect_engine.py`, in the environment of a flow run: `python -m prefect.engine`, with more
+patience for the reverse proxy.
 
 Prefect's clients (3.8.8, client/base.py) ask again when a connection is refused, but only once one has stood: a flow run
-whose first request met a door that was just being restarted was Crashed. Each client of this process asks again from
+whose first request met a reverse proxy that was just being restarted was Crashed. Each client of this process asks again from
 its first request on, as often as it otherwise would (`RETRIES` in prefect_kit_worker/worker.py).
 
 `_has_connected` of both clients is the one private name of Prefect's here. To go: a setting that has clients ask again

@@ -661,8 +661,8 @@ def test_an_install_without_its_secrets_another_docker_and_another_firewall(bare
     assert refusals(run) == {
         NAME: refusal_of_host(
             NAME,
-            f'it has an install, but "{directory}/secrets/postgres_password" is missing on this machine, so its passwords '
-            "would be made anew; copy the secrets directory from where it was installed (prefect_secrets_dir)",
+            f'it has an install, but "{directory}/secrets/postgres_password" is missing on this machine, so new passwords '
+            "would be made; copy the secrets directory from where it was installed (prefect_secrets_dir)",
             'it has Docker from elsewhere ("docker-ce"), which Debian\'s docker.io would replace; remove it first '
             "(apt-get purge docker-ce); its data in /var/lib/docker stays",
             "its nftables.service is enabled, whose rules are loaded beside the kit's, and whose start flushes Docker's; "

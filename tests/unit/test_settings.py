@@ -824,8 +824,8 @@ def test_a_host_that_can_carry_it():
         (
             {"password_exists": False, "installed": True},
             [
-                'it has an install, but "/home/ada/secrets/postgres_password" is missing on this machine, so its passwords '
-                "would be made anew; copy the secrets directory from where it was installed (prefect_secrets_dir)"
+                'it has an install, but "/home/ada/secrets/postgres_password" is missing on this machine, so new passwords '
+                "would be made; copy the secrets directory from where it was installed (prefect_secrets_dir)"
             ],
         ),
         (

@@ -20,7 +20,7 @@ minutes, and says nothing of what it leaves behind. This program is Prefect's wo
 - `protocols` what the components know of the worker
 - `news`    what the server tells it when it happens; `notify` what it tells systemd
 - `control` drain and resume by hand
-- `process` flow runs in processes, each started by prefect_engine.py: it waits for a door that refuses its first request, too
+- `process` flow runs in processes, each started by prefect_engine.py: it waits for a reverse proxy that refuses its first request, too
 - `docker`  the same for flow runs in containers, with `containers`: each is watched to its real end, and taken up again
 - `api`     what it asks of the API for all that; `cli` its command line
 """

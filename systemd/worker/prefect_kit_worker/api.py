@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .again import Again
 
 T = TypeVar("T")
-#: Seconds that a request for heartbeats may take before it is made anew: after a cut of the network the old one would go
+#: Seconds that a request for heartbeats may take before it is made again: after a cut of the network the old one would go
 #: on waiting, up to a minute and with growing pauses, in which the window closes.
 SECONDS_FOR_A_REQUEST = 30
 #: The heartbeat of a run, and its end: the automation "Crash detection" waits for one or the other.

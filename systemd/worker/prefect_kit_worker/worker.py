@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 SECONDS_FOR_WORDS = 10
 #: A new run is fetched when the server tells of it; a burst of such news leads to this many fetches in a second.
 FETCHES_IN_A_SECOND = 4
-#: What flow runs are started with, unless their deployment or worker says otherwise. While the server is away the door has
-#: them wait for it (caddy/Caddyfile). When not even the door answers (the network is cut, say) Prefect's clients ask 5
-#: times again, for a minute, and then the run is Failed, with all its work done. 7 times are 2 + 4 + … + 128 s: longer
+#: What flow runs are started with, unless their deployment or worker says otherwise. While the server is away the reverse
+#: proxy has them wait for it (caddy/Caddyfile). When not even that answers (the network is cut, say) Prefect's clients ask
+#: 5 times again, for a minute, and then the run is Failed, with all its work done. 7 times are 2 + 4 + … + 128 s: longer
 #: than the 180 s (workers_crash_seconds) after which it is taken for dead. And a server whose database is away answers
 #: 500, which Prefect's clients take for final.
 RETRIES = {"PREFECT_CLIENT_MAX_RETRIES": "7", "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
