@@ -603,6 +603,9 @@ class StandIn:
     def _release_limit_slot(self, run_id: UUID) -> None:
         self.freed.append(run_id)
 
+    async def _submit_scheduled_flow_runs(self, due: list[Any]) -> list[Any]:
+        return [entry.flow_run for entry in due]
+
     async def _submit_run(self, flow_run: Any) -> None:
         self._submitting_flow_run_ids.add(flow_run.id)
         self.during("submitting")
@@ -675,6 +678,31 @@ def test_a_run_s_life_in_the_worker(made, tmp_path):
     }
     assert api.sent == [{RUN: ALIVE}, {RUN: ENDED}]
     assert (len(worker._runs), HeldRuns.read(tmp_path / "held.json")) == (0, [])
+
+
+def test_a_run_that_is_fetched_again_while_it_is_started_is_left_out(made):
+    """Prefect's limiter of 3.8.8 ends the worker when a run that has its place asks for another."""
+    other = str(uuid4())
+    due = [
+        SimpleNamespace(flow_run=flow_run("SCHEDULED", id_, auto_scheduled=False, expected_start_time=None, tags=[]))
+        for id_ in (RUN, other)
+    ]
+    worker = made(FakeApi())
+
+    async def submitted() -> list[str]:
+        return [str(run.id) for run in await worker.submit_due(due)]
+
+    async def live() -> None:
+        worker._runs.take(RUN, "r")
+        assert await submitted() == [RUN, other]
+        run = worker._runs.start(RUN, "r")
+        assert await submitted() == [other]
+        worker._runs.end(run)
+        assert await submitted() == [other]
+        worker._runs.let_go(run)
+        assert await submitted() == [RUN, other]
+
+    asyncio.run(live())
 
 
 def test_a_run_that_is_refused_or_cannot_be_asked_for_leaves_nothing_but_an_unsure_one_does(made, tmp_path):

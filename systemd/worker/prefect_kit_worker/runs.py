@@ -24,7 +24,8 @@
 A run that is let go is at none of them, and held.json no longer names it. What may look out of order is not:
 
 - The same run is fetched while it is in hand: the server's answer was on its way for long, or the run was suspended and
-  resumed. That changes nothing (`take`), and neither does a refused or unanswered claim of a run that is past its claim.
+  resumed. The worker leaves out those that are started (`is_started`). One that starts only then changes nothing
+  (`take`), and neither does a refused or unanswered claim of a run that is past its claim.
 - UNSURE is left by an answer only. A refusal (`not_started`) says nothing: it may be due to the claim before it.
 - A claim that is accepted while the process before it ends, or its end is being settled, makes another `Run` (`start`):
   what is then told of the one before changes nothing. The same goes for a run that has been let go meanwhile. Those

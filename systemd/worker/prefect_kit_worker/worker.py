@@ -140,6 +140,10 @@ class KitWorker(WorkerSeam):
         now, useful = datetime.now(UTC), []
         for entry in due:
             run = entry.flow_run
+            if self._runs.is_started(str(run.id)):
+                # An answer that was on its way for long, or a run that is due again before its process is gone: fetched
+                # again when that has been settled. It has its place still, and Prefect 3.8.8 ends the worker over that.
+                continue
             lateness = late.too_late(run.auto_scheduled, run.expected_start_time, run.tags, now)
             if lateness is None:
                 useful.append(entry)
