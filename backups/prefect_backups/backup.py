@@ -42,7 +42,7 @@ from .settings import Settings
 from .stack import Stack
 from .upkeep import copy_offsite, tidy
 
-KINDS = (SCHEDULED, "manual", "safety", "before-migration")
+KINDS = (SCHEDULED, "manual", "safety", "before-migration", "before-upgrade")
 STAGING = "backup"
 
 

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Exit codes of prefect-backup and prefect-restore. 1 is a bug of ours, 2 a wrong command line (argparse)."""
+    """Exit codes of prefect-backup, prefect-restore and prefect-upgrade. 1 is a bug of ours, 2 a wrong command line (argparse)."""
 
     SETTINGS = 10  # /etc/prefect/backups is missing or wrong
     BUSY = 11  # another backup, verification or restore is at work
@@ -30,6 +30,8 @@ class Code(IntEnum):
     NOTIFY = 29  # a person could not be told
     FILES = 30  # a file that belongs into the backup cannot be read
     FOREIGN = 31  # a database of a person's has a name that a restore needs
+    REHEARSAL = 32  # the rehearsal of an upgrade failed, or there is none; nothing has changed
+    UPGRADE = 33  # an upgrade failed, and was taken back: what served before serves
 
 
 class Failure(Exception):

@@ -26,13 +26,27 @@ KILLED = 255
 RESUMER = "prefect-restore.service"
 
 
-def in_unit(arguments: list[str], report: Report) -> int:
-    """Run ourselves as a unit of systemd with our own stdin, stdout and stderr; gives its exit code."""
-    command = ["systemd-run", "--quiet", f"--unit={UNIT}", "--description=Restore of a Prefect backup"]
+def in_unit(
+    arguments: list[str],
+    report: Report,
+    unit: str = UNIT,
+    description: str = "Restore of a Prefect backup",
+    resumer: str = RESUMER,
+) -> int:
+    """Run ourselves as a unit of systemd with our own stdin, stdout and stderr; gives its exit code.
+
+    Args:
+        arguments: our own, without --in-unit.
+        report: where a death is told.
+        unit: its name.
+        description: what it is, for `systemctl list-units`.
+        resumer: the unit that finishes, or takes back, what dies.
+    """
+    command = ["systemd-run", "--quiet", f"--unit={unit}", f"--description={description}"]
     command += ["--service-type=exec", "--pipe", "--wait", "--collect"]
     # What dies, or fails and cannot clean up behind itself, is finished by that unit: it does nothing without a journal.
     # (No SuccessExitStatus: systemd-run would turn those exit codes into 0.)
-    command += ["--property=OnFailure=prefect-restore.service"]
+    command += [f"--property=OnFailure={resumer}"]
     # And half a safety backup, which has no journal, by this.
     command += [f"--property=ExecStopPost=-{CLEAN}"]
     for name in ("TERM", "COLUMNS", "LINES", "PREFECT_BACKUPS_FAILPOINT", "PREFECT_BACKUPS_ETC"):
@@ -43,7 +57,7 @@ def in_unit(arguments: list[str], report: Report) -> int:
     waiting = subprocess.Popen(command, process_group=0)
 
     def pass_on(number: int, frame: object) -> None:
-        subprocess.run(["systemctl", "kill", f"--signal={number}", "--kill-whom=main", UNIT], check=False)
+        subprocess.run(["systemctl", "kill", f"--signal={number}", "--kill-whom=main", unit], check=False)
 
     signal.signal(signal.SIGINT, pass_on)
     signal.signal(signal.SIGTERM, pass_on)
@@ -51,10 +65,10 @@ def in_unit(arguments: list[str], report: Report) -> int:
     # A unit that has failed has nothing more to tell, and what it leaves to others has been started; systemd now and then
     # keeps it all the same (--collect), one that was killed above all.
     if status != 0:
-        subprocess.run(["systemctl", "reset-failed", UNIT], capture_output=True, check=False)
+        subprocess.run(["systemctl", "reset-failed", unit], capture_output=True, check=False)
     if status == KILLED:
         report.say(
-            "The restore was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-restore"
+            f"It was killed. systemd takes it back or finishes it; look at: journalctl -u {resumer.removesuffix('.service')}"
         )
     return status
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
@@ -36,10 +38,13 @@ COMPOSE_SECONDS = 600.0
 SLOW = "where the host is only slow: raise stack_start_timeout in the inventory, run site.yml --tags backups"
 
 
-def _run(arguments: list[str], code: Code, hint: str, seconds: float = 600) -> str:
+def _run(
+    arguments: list[str], code: Code, hint: str, seconds: float = 600, environment: dict[str, str] | None = None
+) -> str:
     """Run a command of the host; gives its stdout. Raises Failure with its last words."""
+    more = None if environment is None else os.environ | environment
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds, check=False, env=more)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(code, f'"{" ".join(arguments)}" failed: {error}', hint) from error
     if done.returncode:
@@ -113,14 +118,22 @@ class Stack:
 
     # --- stop and start ----------------------------------------------------------------------------------------
 
-    def compose(self, *arguments: str, code: Code = Code.NOT_READY, seconds: float = COMPOSE_SECONDS) -> None:
-        """docker compose on the project of this host; `up` waits for what a service depends on."""
+    def compose(
+        self, *arguments: str, code: Code = Code.NOT_READY, seconds: float = COMPOSE_SECONDS, image: str = ""
+    ) -> None:
+        """docker compose on the project of this host; `up` waits for what a service depends on.
+
+        Args:
+            image: of Prefect, in the place of the one that the env-file names.
+        """
         settings = self.settings
         _run(
             ["docker", "compose", "--env-file", settings.compose_environment, "-f", settings.compose_file, *arguments],
             code,
             "look at: docker ps --all --filter name=prefect- ; journalctl -u prefect-stack -n 20",
             max(seconds, settings.start_seconds),
+            # It goes before the env-file.
+            {"PREFECT_IMAGE": image} if image else None,
         )
 
     def stop_workers(self, units: list[str]) -> None:
@@ -201,7 +214,7 @@ class Stack:
             self.volume()
             self.compose("up", "--detach", "--no-recreate", "postgres", code=Code.NO_DATABASE)
             # Its health check asks over TCP: while a cluster is being made, a temporary server answers on the socket.
-            self._wait_for(CONTAINER, Code.NO_DATABASE)
+            self.wait_for(CONTAINER, Code.NO_DATABASE)
             postgres.wait(10)
         except (Failure, docker.errors.DockerException) as error:
             words = self.last_words(CONTAINER)
@@ -244,7 +257,7 @@ class Stack:
         self.compose("up", "--detach", "--no-recreate", "server")
         then = "when that is solved: prefect-restore --resume ; or go back: prefect-restore --undo"
         try:
-            self._wait_for(SERVER, Code.NOT_READY)
+            self.wait_for(SERVER, Code.NOT_READY)
         except TooSlow as slow:
             raise Failure(
                 Code.NOT_READY,
@@ -263,25 +276,33 @@ class Stack:
         """How long a start is waited for, with the setting that changes it."""
         return f"{self.settings.start_seconds} s (stack_start_timeout)"
 
-    def _wait_for(self, name: str, code: Code) -> None:
+    def wait_for(self, name: str, code: Code) -> None:
         """Wait until a container is healthy. Raises TooSlow when that takes too long, Failure when it ends again and again."""
         container = docker.from_env().containers.get(name)
         before = container.attrs["RestartCount"]
         end = time.monotonic() + self.settings.start_seconds
         while (container.status, container.health) != ("running", "healthy"):
-            if (restarts := container.attrs["RestartCount"] - before) >= RESTARTS[name]:
+            if (restarts := container.attrs["RestartCount"] - before) >= RESTARTS.get(name, 1):
                 raise Failure(code, f"it has ended {restarts} times")
             if time.monotonic() > end:
                 raise TooSlow(code, f"it is {container.status}, {container.health}")
             time.sleep(0.2)
             container.reload()
 
-    def migrate(self, database: str) -> None:
-        """Bring a database's schema to this host's version of Prefect. Raises Failure (RESTORE)."""
+    def migrate(self, database: str, image: str = "", command: Sequence[str] = (), seconds: float = 4 * 3600) -> None:
+        """Bring a database's schema to this host's version of Prefect. Raises Failure (RESTORE).
+
+        Args:
+            image: bring it to the version of that image instead.
+            command: what is run in the place of the upgrade, such as a downgrade.
+            seconds: that it may take.
+        """
         self.compose(
             *("run", "--rm", "--no-TTY", "--no-deps", "--env", f"PREFECT_SERVER_DATABASE_NAME={database}", "migrate"),
+            *command,
             code=Code.RESTORE,
-            seconds=4 * 3600,
+            seconds=seconds,
+            image=image,
         )
 
     def in_server(self, script: str, environment: dict[str, str]) -> str:

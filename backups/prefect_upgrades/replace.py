@@ -1,0 +1,59 @@
+"""One server takes the place of another: by a third one, which answers meanwhile, so that nobody has to wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect_backups.errors import Code, Failure
+from prefect_backups.files import write_whole
+from prefect_backups.host import Host
+from prefect_backups.progress import duration
+from prefect_backups.stack import SERVER
+
+from . import side
+from .decide import room_for_a_second_server
+
+
+def replace(host: Host, image: str) -> None:
+    """Have the server's container run `image`, which fits the database as it is. Raises Failure (NOT_READY).
+
+    Where there is memory for it, a server of that image answers from before the old one stops until the new one is ready.
+    It has all services, like any server: one without would take events, and lose them.
+    """
+    report = host.report
+    beside = room(host)
+    if beside:
+        with report.step("the new server beside the old one", "beside"):
+            side.take_requests(side.start(host, side.NEXT, image, {}))
+            # Its name goes when it does; the old one's goes below.
+    else:
+        report.say(f"      too little memory for a second server: the API is away while the new one starts")
+    try:
+        with report.step("the new server in the place of the old one", "replace"):
+            set_image(host, image)
+            host.stack.compose("up", "--detach", "--no-deps", "server")
+            host.stack.wait_for(SERVER, Code.NOT_READY)
+    finally:
+        side.remove(side.NEXT)
+
+
+def room(host: Host) -> bool:
+    """Whether there is memory for a second server. Without the old one there is no need for it."""
+    if not host.stack.serves():
+        return False
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    return room_for_a_second_server(available, side.memory(SERVER))
+
+
+def set_image(host: Host, image: str) -> None:
+    """Name the image in the stack's env-file, where it already stands, and as that to which the database was migrated."""
+    path = Path(host.settings.compose_environment)
+    lines = path.read_text().splitlines()
+    changed = [f"PREFECT_IMAGE={image}" if line.startswith("PREFECT_IMAGE=") else line for line in lines]
+    if f"PREFECT_IMAGE={image}" not in changed:
+        raise Failure(Code.SETTINGS, f"{path} names no PREFECT_IMAGE", "run: ansible-playbook site.yml --tags stack")
+    # The role `stack` migrates where this differs from the image (migrate.yml).
+    state = Path(host.stack.environment().get("PREFECT_STATE", "/var/lib/prefect"))
+    write_whole(state / "migrated", f"{image}\n", mode=0o644)
+    write_whole(path, "\n".join(changed) + "\n", mode=path.stat().st_mode & 0o777)
