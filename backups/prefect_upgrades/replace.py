@@ -7,7 +7,6 @@ from pathlib import Path
 from prefect_backups.errors import Code, Failure
 from prefect_backups.files import write_whole
 from prefect_backups.host import Host
-from prefect_backups.progress import duration
 from prefect_backups.stack import SERVER
 
 from . import side
@@ -27,12 +26,16 @@ def replace(host: Host, image: str) -> None:
             side.take_requests(side.start(host, side.NEXT, image, {}))
             # Its name goes when it does; the old one's goes below.
     else:
-        report.say(f"      too little memory for a second server: the API is away while the new one starts")
+        report.say("      too little memory for a second server: the API is away while the new one starts")
     try:
         with report.step("the new server in the place of the old one", "replace"):
             set_image(host, image)
+            if beside:
+                side.refuse_connections(SERVER)
             host.stack.compose("up", "--detach", "--no-deps", "server")
             host.stack.wait_for(SERVER, Code.NOT_READY)
+        if beside:
+            side.refuse_connections(side.NEXT)
     finally:
         side.remove(side.NEXT)
 

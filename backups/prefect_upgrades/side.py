@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,31 @@ NEXT = "prefect-server-next"
 #: The network on which the reverse proxy finds the server, and the name by which it asks for it (compose.yml, Caddyfile).
 NETWORK = "prefect_api"
 ALIAS = "server"
+#: Rules of nft in the network of a server's container. Its own watchdog, on loopback, goes on asking.
+REFUSE = """
+table inet prefect_upgrade {
+  chain input {
+    type filter hook input priority filter;
+    iif lo accept
+    tcp dport 4200 tcp flags & (syn | ack) == syn reject with tcp reset
+  }
+}
+"""
+#: Seconds until requests on connections that stood then have arrived.
+SECONDS_FOR_THE_LAST = 1.0
+#: Bytes of memory of a server of Prefect's (195 to 235 MB at rest, 3.8.8; measured with 8 clients: 300).
+ABOUT = 300 * 2**20
 #: In a copy the scheduler has one deployment to look at; it need not wait for its turn.
 QUICK = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
 
 
 def remove(name: str, grace: int = 30) -> None:
-    """Stop and remove one of these containers; one that is not there is no error."""
+    """Stop and remove one of these containers; one that is not there is no error.
+
+    Args:
+        name: of the container.
+        grace: seconds that it has for what it is doing.
+    """
     try:
         container = docker.from_env().containers.get(name)
         container.stop(timeout=grace)
@@ -75,7 +96,7 @@ def ask(container: Container) -> dict[str, Any]:
         Failure: NOT_READY, with what it lacks in words.
     """
     api = container.client.api
-    environment = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_LOGGING_LEVEL": "WARNING", "HOME": "/tmp"}
+    environment = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_LOGGING_LEVEL": "INFO"}
     identity = api.exec_create(container.id, ["python", "-c", QUESTIONS.read_text()], environment=environment)["Id"]
     out, err = api.exec_start(identity, demux=True)
     if api.exec_inspect(identity)["ExitCode"] != 0:
@@ -91,8 +112,24 @@ def take_requests(container: Container) -> None:
     network.connect(container, aliases=[ALIAS])
 
 
+def refuse_connections(name: str) -> None:
+    """Have a server take no new connections, while it answers what it has: the reverse proxy turns to the other one.
+
+    A server that is told to stop closes the connections on which no request has arrived yet, and the proxy, which cannot
+    know that, must not repeat a POST. So new ones are refused first, in the container's own network, which goes with it;
+    a refused connection is repeated whatever it was for. Where that is not possible, one request in hundreds may fail.
+    """
+    pid = docker.from_env().containers.get(name).attrs["State"]["Pid"]
+    command = ["nsenter", f"--net=/proc/{pid}/ns/net", "nft", "-f", "-"]
+    with contextlib.suppress(OSError):
+        subprocess.run(command, input=REFUSE, capture_output=True, text=True, check=False)
+        time.sleep(SECONDS_FOR_THE_LAST)
+
+
 def memory(name: str) -> int:
-    """Bytes that a container uses."""
+    """Bytes that a container uses; about what a server does, where the engine does not know."""
     usage = docker.from_env().containers.get(name).stats(stream=False)["memory_stats"]
+    if "usage" not in usage:
+        return ABOUT
     # Pages of files can be given up at once.
     return max(0, usage["usage"] - usage.get("stats", {}).get("inactive_file", 0))

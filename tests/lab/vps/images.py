@@ -32,6 +32,8 @@ IMAGES = {
     "caddy": "caddy:2.11.7",
     "prefect": "prefecthq/prefect:3.8.8-python3.13",
 }
+#: The Prefect that the tests of upgrades go to. In an archive of its own, so that nobody else loads it.
+LATER = "prefecthq/prefect:3.9.1-python3.13"
 # A root file system without documentation and translations: the layer that all stand-ins share.
 MMDEBSTRAP = (
     "mmdebstrap",
@@ -54,7 +56,8 @@ MMDEBSTRAP = (
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 SOURCES = ("auto", "official", "stand-ins")
-KEPT_ARCHIVES = 2
+# Those of the stack and of the later Prefect, and one of before each.
+KEPT_ARCHIVES = 4
 ARCHIVE_NAME = re.compile(r"images-[0-9a-f]{16}\.tar\.zst")
 # In an order in which they can be removed.
 OWN_IMAGES = ("outsider", "vps", "builder", "rootfs")
@@ -146,6 +149,16 @@ def archive_path() -> Path:
     return cache_directory() / f"images-{content_hash([], [stand_in_hash(name) for name in IMAGES])}.tar.zst"
 
 
+def later_hash() -> str:
+    """The hash of all that the stand-in of the later Prefect is made of."""
+    return content_hash([HERE / "prefect"], [LATER, rootfs_image(), builder_image()])
+
+
+def later_archive_path() -> Path:
+    """Where the archive of the later Prefect is, or will be."""
+    return cache_directory() / f"images-{later_hash()}.tar.zst"
+
+
 # --- doing -----------------------------------------------------------------------------------------------------
 
 
@@ -197,27 +210,47 @@ def _ensure_stand_ins() -> Path:
         for name, image in IMAGES.items():
             if _exists(image, stand_in_hash(name)):
                 continue
-            if not _exists(builder):
-                _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
+            _ensure_builder(builder, rootfs)
             _build(image, HERE / name, stand_in_hash(name), ROOTFS=rootfs, BUILDER=builder)
-        if not shutil.which("zstd"):
-            apt_install(["zstd"], "Packing the images")
-        with step(f"packing the images into {archive}"):
-            _pack(archive)
+        _pack(archive, list(IMAGES.values()))
     # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
     return archive
 
 
-def _pack(archive: Path) -> None:
+def _ensure_builder(builder: str, rootfs: str) -> None:
+    if not _exists(builder):
+        _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
+
+
+def ensure_later(lab: LabImages) -> Path | None:
+    """The archive of the later Prefect, made when it is not there; None where the official one can be pulled."""
+    if lab.archive is None:
+        return None
+    with locked("images"):
+        archive = later_archive_path()
+        if not archive.exists():
+            rootfs, builder = _ensure_rootfs(), builder_image()
+            if not _exists(LATER, later_hash()):
+                _ensure_builder(builder, rootfs)
+                lock = "requirements-" + LATER.rpartition(":")[2].partition("-")[0] + ".txt"
+                _build(LATER, HERE / "prefect", later_hash(), ROOTFS=rootfs, BUILDER=builder, LOCK=lock)
+            _pack(archive, [LATER])
+        os.utime(archive)
+        return archive
+
+
+def _pack(archive: Path, names: list[str]) -> None:
     """Save the stand-ins to an archive, whole or not at all.
 
     Compressed: 150 MB instead of 500, which a playbook reads four times and copies once for each host (measured on
     two busy cores: 26 s to copy the tar; packing costs 3 s once, and loading takes the same 6 s).
     """
+    if not shutil.which("zstd"):
+        apt_install(["zstd"], "Packing the images")
     temporary = archive.with_suffix(".tmp")
-    with temporary.open("wb") as stream:
-        saving = subprocess.Popen([client(), "save", *IMAGES.values()], stdout=subprocess.PIPE)
+    with step(f"packing the images into {archive}"), temporary.open("wb") as stream:
+        saving = subprocess.Popen([client(), "save", *names], stdout=subprocess.PIPE)
         packing = subprocess.run(["zstd", "--quiet", "--threads=0", "-3"], stdin=saving.stdout, stdout=stream)
         if saving.stdout:
             saving.stdout.close()
@@ -263,7 +296,7 @@ def remove_all() -> None:
     """Remove every snapshot, every image that the lab built and every archive: for after `down --all`."""
     snapshot.remove_all()
     with locked("images"):
-        for image in IMAGES.values():
+        for image in [*IMAGES.values(), LATER]:
             # One that somebody pulled has no label of ours.
             if docker("image", "ls", "--quiet", f"--filter=label={CONTENT_LABEL}", image).stdout.strip():
                 docker("image", "rm", image, check=False)
