@@ -81,7 +81,7 @@ def _image_problems(settings: dict[str, Any], running: dict[str, str]) -> list[s
     fact = given("prefect_image", settings["prefect_image"])
     if wanted != here:
         return [f"{fact}; that is not the version {quoted(wanted)} of prefect_version"]
-    keep = f"set prefect_image to one of {quoted(here)}"
+    keep = f"set prefect_image to an image of {quoted(here)}"
     return [
         f"{fact}, which is Prefect {quoted(image)}; the host runs {quoted(here)}, and site.yml keeps that. "
         + _instead(image, running, keep)
