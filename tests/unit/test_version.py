@@ -81,6 +81,24 @@ def test_what_is_put_on_a_host_is_never_a_guess():
         assert not re.search(r"(?<!_)\bprefect_image\b", text)
 
 
+@pytest.mark.parametrize("playbook", ["deploy.yml", "rollback.yml", "restore.yml"])
+def test_playbooks_without_a_preflight_look_first(playbook):
+    """They make images of a release, or tell which version runs."""
+    roles = [
+        task["ansible.builtin.import_role"]
+        if "ansible.builtin.import_role" in task
+        else task["ansible.builtin.include_role"]
+        for play in yaml.safe_load((ROOT / "ansible" / playbook).read_text())
+        for task in play["tasks"]
+        if {"ansible.builtin.import_role", "ansible.builtin.include_role"} & set(task)
+    ]
+    look = roles.index({"name": "prefect", "tasks_from": "running"})
+    assert (
+        roles.index({"name": "checks"} if playbook == "restore.yml" else {"name": "flows", "tasks_from": "deploy"})
+        > look
+    )
+
+
 # --- what a host runs --------------------------------------------------------------------------------------------
 
 UPGRADED = """{
