@@ -56,8 +56,8 @@ BY_INTERPRETER = {
 NOT_LINTED = {
     "*requirements*.in": "the source of a lock: scripts/lock reads it",
     "*requirements*.txt": "a lock, written by uv; tests/unit/test_said_twice.py looks at it",
-    "tests/contract/prefect-*.in": "the source of a lock: scripts/lock reads it",
-    "tests/contract/prefect-*.txt": "a lock, written by uv",
+    "*/prefect-[0-9]*.in": "the source of a lock for one version of Prefect: scripts/lock reads it",
+    "*/prefect-[0-9]*.txt": "such a lock, written by uv; tests/unit/test_version.py looks at it",
     "*.md": "prose; tests/unit/test_docs.py looks at links and commands",
     "*.png": "a picture",
     "*.svg": "a picture",

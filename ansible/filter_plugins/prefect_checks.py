@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -25,8 +26,16 @@ def prefect_smoke_place(
     return {"pool": pool, "queue": "default" if "default" in queues else queues[0]}
 
 
+def prefect_upgrade_offer(running: str, newest: str) -> str:
+    """The line of the summary on an upgrade; empty where the server runs what a new one would get, or a newer one."""
+    here, there = ([int(part) for part in re.findall(r"[0-9]+", version)] for version in (running, newest))
+    if there <= here:
+        return ""
+    return f"Prefect      {running}; {newest} is supported: ansible-playbook upgrade.yml -e prefect_version={newest}"
+
+
 class FilterModule:
-    """Makes the filter known to Ansible."""
+    """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        return {"prefect_smoke_place": prefect_smoke_place}
+        return {"prefect_smoke_place": prefect_smoke_place, "prefect_upgrade_offer": prefect_upgrade_offer}

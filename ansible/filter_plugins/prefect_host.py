@@ -29,7 +29,7 @@ def prefect_system_problems(seen: str) -> list[str]:
     """What is wrong with the system itself, one sentence each; empty when all is well.
 
     Args:
-        seen: six lines, each of which may be empty: id, version and full name of /etc/os-release, the machine's
+        seen: six lines, each of which may be empty, and maybe more: id, version and full name of /etc/os-release, the machine's
             architecture, the path of python3, the name of the first process.
     """
     identity, version, name, architecture, python, init = ([line.strip() for line in seen.splitlines()] + [""] * 6)[:6]

@@ -16,8 +16,10 @@ if UTILS not in sys.path:
 from prefect_preflight import (  # noqa: E402
     prefect_left_passwords,
     prefect_options,
+    prefect_running,
     prefect_settings_problems,
     prefect_typed,
+    prefect_version_problems,
 )
 
 
@@ -28,6 +30,8 @@ class FilterModule:
         return {
             "prefect_left_passwords": prefect_left_passwords,
             "prefect_options": prefect_options,
+            "prefect_running": prefect_running,
             "prefect_settings_problems": prefect_settings_problems,
             "prefect_typed": prefect_typed,
+            "prefect_version_problems": prefect_version_problems,
         }

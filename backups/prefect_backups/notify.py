@@ -76,7 +76,7 @@ MEANINGS = {
     ),
     Code.INCOMPATIBLE: Meaning(
         "the backup is of a newer Prefect, Postgres or kit",
-        "prefect-restore --list; see prefect_version in the inventory",
+        "prefect-restore --list; for a newer Prefect: ansible-playbook upgrade.yml",
     ),
     Code.NOT_FOUND: Meaning("there is no such backup", "prefect-restore --list --from all"),
     Code.SAFETY_BACKUP: Meaning(

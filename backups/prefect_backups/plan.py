@@ -141,8 +141,8 @@ class Planner:
                 Code.INCOMPATIBLE,
                 f"Refusing to restore {plan.backup.id}: it is of Prefect {made}, and this host runs Prefect {here},"
                 " which cannot read it",
-                f"set prefect_version: {made} in the inventory, run site.yml --tags stack,backups,workers, then restore;"
-                " or choose an older backup: prefect-restore --list",
+                f"upgrade first: ansible-playbook upgrade.yml -e prefect_version={made} (on a new server, before its first"
+                f" restore: the same site.yml with -e prefect_version={made}); or choose an older backup: prefect-restore --list",
             )
         made_major = int(plan.manifest.postgres.split(".")[0])
         if made_major > self.stack.postgres_major():

@@ -10,10 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-kit" / "contract"
-#: The versions of Prefect that the kit supports: the only list of them. Each has PREFECT-VERSION.in and its lock here.
-SUPPORTED = ("3.8.8", "3.9.1")
+VERSIONS = HERE.parents[1] / "ansible" / "roles" / "prefect" / "vars" / "main.yml"
+#: The versions of Prefect that the kit supports, the newest last. Each has prefect-VERSION.in and its lock here.
+SUPPORTED = tuple(yaml.safe_load(VERSIONS.read_text())["__prefect_supported_versions"])
 
 
 def lock_of(version: str) -> Path:

@@ -195,7 +195,8 @@ def test_versions_that_do_not_fit(vps: Vps, doctored: Any, backup: str) -> None:
         f"Refusing to restore {prefect}: it is of Prefect 99.1.2, and this host runs Prefect 3.8.8, which cannot read it"
     )
     assert refused.facts["hint"] == (
-        "set prefect_version: 99.1.2 in the inventory, run site.yml --tags stack,backups,workers, then restore;"
+        "upgrade first: ansible-playbook upgrade.yml -e prefect_version=99.1.2 (on a new server, before its first restore: the same "
+        "site.yml with -e prefect_version=99.1.2);"
         " or choose an older backup: prefect-restore --list"
     )
     postgres = doctored("20010101T000003Z", lambda facts: facts.update(postgres="99.3"))

@@ -97,10 +97,10 @@ def test_the_table_in_the_readme_is_complete(monkeypatch):
 
 
 def test_the_lock_has_the_version_of_the_server_and_no_address():
-    defaults = yaml.safe_load((ROOT / "ansible/roles/prefect/defaults/main.yml").read_text())
+    version = yaml.safe_load((ROOT / "ansible/roles/prefect/vars/main.yml").read_text())["__prefect_new_host_version"]
     lock = (FLOWS / "requirements.txt").read_text()
-    assert re.findall(r"^prefect==(\S+) ", lock, re.MULTILINE) == [defaults["prefect_version"]]
-    assert PREFECT_YAML["prefect-version"] == defaults["prefect_version"]
+    assert re.findall(r"^prefect==(\S+) ", lock, re.MULTILINE) == [version]
+    assert PREFECT_YAML["prefect-version"] == version
     assert "://" not in lock
     requirements = re.split(r"\n(?=\S)", re.sub(r"^ *#.*\n?", "", lock, flags=re.MULTILINE).strip())
     assert all("--hash=sha256:" in requirement for requirement in requirements)

@@ -174,11 +174,11 @@ def test_only_exact_archive_names_are_removed_and_the_newest_stay() -> None:
 
 
 def test_image_names_are_those_of_the_playbook() -> None:
-    defaults = Path(__file__).parents[2] / "ansible" / "roles" / "prefect" / "defaults" / "main.yml"
-    pinned = yaml.safe_load(defaults.read_text())
+    role = Path(__file__).parents[2] / "ansible" / "roles" / "prefect"
+    pinned = yaml.safe_load((role / "defaults" / "main.yml").read_text())
     assert images.IMAGES["postgres"] == pinned["prefect_postgres_image"]
     assert images.IMAGES["caddy"] == pinned["prefect_caddy_image"]
-    version = pinned["prefect_version"]
+    version = yaml.safe_load((role / "vars" / "main.yml").read_text())["__prefect_new_host_version"]
     assert images.IMAGES["prefect"] == pinned["prefect_image"].replace("{{ prefect_version }}", version)
 
 

@@ -28,8 +28,8 @@ def included(file: Path) -> Iterator[Path]:
             if name := task.get(f"ansible.builtin.{how}_tasks"):
                 yield file.parent / name
             role = task.get(f"ansible.builtin.{how}_role")
-            # One of them has settings only.
-            if role and (ANSIBLE / "roles" / role["name"] / "tasks").is_dir():
+            # One of them does nothing by itself: it is there for its settings.
+            if role and (role["name"] != "prefect" or "tasks_from" in role):
                 yield ANSIBLE / "roles" / role["name"] / "tasks" / f"{role.get('tasks_from', 'main')}.yml"
 
 

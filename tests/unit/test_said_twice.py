@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,15 +25,18 @@ ROLES = ROOT / "ansible" / "roles"
 
 def load(path: Path) -> ModuleType:
     """A Python file that is no part of a package, as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader(path.stem, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.stem, loader))
+    loader.exec_module(module)
     return module
 
 
 settings_table = load(ROOT / "scripts" / "settings_table.py")
+lock = load(ROOT / "scripts" / "lock")
 SETTINGS = settings_table.roles()
 DEFAULTS = settings_table.defaults("prefect")
+# Of the server of a new host, and so of what goes with it.
+VERSION = yaml.safe_load((ROLES / "prefect/vars/main.yml").read_text())["__prefect_new_host_version"]
 
 
 def files(*patterns: str) -> list[Path]:
@@ -46,7 +50,12 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-LOCKS = [path for path in files("*.txt") if "requirements" in path.name]
+def is_lock(path: Path) -> bool:
+    """Whether that is the name of a lock, or with another ending of the source of one."""
+    return "requirements" in path.name or path.name.startswith("prefect-")
+
+
+LOCKS = [path for path in files("*.txt") if is_lock(path)]
 
 
 def locked(path: Path) -> list[str]:
@@ -69,11 +78,12 @@ def versions(name: str) -> dict[str, str]:
 
 
 def test_prefect_is_of_one_version_everywhere():
-    # The contract test's are every supported version (test_contract.py).
-    found = {path: version for path, version in versions("prefect").items() if not path.startswith("tests/contract/")}
+    # Others are of each supported version (test_version.py).
+    found = {path: version for path, version in versions("prefect").items() if "/prefect-" not in path}
     folders = {str(Path(path).parent) for path in found if path.endswith(".txt")}
-    assert {"flows", "tests", "ansible/roles/workers/files", "tests/lab/vps/images/prefect"} <= folders
-    assert set(found.values()) == {DEFAULTS["prefect_version"]}, found
+    assert {"flows", "tests", "docs/client", "tests/lab/vps/images/prefect"} <= folders
+    assert set(found.values()) == {VERSION}, found
+    assert f"the server's version of Prefect ({VERSION})" in (ROOT / "docs/access.md").read_text()
     assert DEFAULTS["prefect_image"] == "prefecthq/prefect:{{ prefect_version }}-python3.13"
 
 
@@ -81,7 +91,10 @@ def test_prefect_is_of_one_version_everywhere():
 def test_what_breaks_this_prefect_is_bounded_wherever_it_is_locked(name):
     """prefect-facts: with FastAPI 0.145 Prefect 3.8.8 dies at start, with SQLAlchemy 2.1 it schedules no runs."""
     newest = {"fastapi": (0, 145), "sqlalchemy": (2, 1)}[name]
-    for path, version in versions(name).items():
+    of_prefect = versions("prefect")
+    found = {path: version for path, version in versions(name).items() if of_prefect.get(path) == "3.8.8"}
+    assert found
+    for path, version in found.items():
         assert tuple(map(int, version.split(".")[:2])) < newest, path
 
 
@@ -94,7 +107,7 @@ def test_what_breaks_this_prefect_is_bounded_wherever_it_is_locked(name):
     ],
 )
 def test_images_of_compose_are_those_of_the_defaults(setting, variable):
-    image = DEFAULTS[setting].replace("{{ prefect_version }}", DEFAULTS["prefect_version"])
+    image = DEFAULTS[setting].replace("{{ prefect_version }}", VERSION)
     written = re.findall(rf"\$\{{{variable}:-([^}}]+)\}}", (ROOT / "compose" / "compose.yml").read_text())
     assert written == [image]
 
@@ -248,14 +261,11 @@ def test_every_requirement_of_every_lock_is_pinned_and_hashed():
 
 
 def test_every_lock_has_its_source_and_is_made_by_scripts_lock():
-    sources = {relative(path.with_suffix(".txt")) for path in files("*.in") if "requirements" in path.name}
+    sources = {relative(path.with_suffix(".txt")) for path in files("*.in") if is_lock(path)}
     # For people to copy; whoever does makes the lock, of the day.
     sources.remove("flows/template/requirements.txt")
     assert sources == {relative(path) for path in LOCKS}
-    made = re.findall(
-        r'^    "(\S+requirements\S*|requirements\S*)": "3', (ROOT / "scripts/lock").read_text(), re.MULTILINE
-    )
-    assert {f"{name}.txt" for name in made} == sources
+    assert {f"{name}.txt" for name in lock.LOCKS} == sources
 
 
 @pytest.mark.parametrize("name", ["docs/client/requirements.txt", "flows/requirements.txt"])
@@ -285,7 +295,7 @@ def test_the_lock_of_clients_is_prefect_of_the_servers_version_and_nothing_of_ou
     source = (ROOT / "docs/client/requirements.in").read_text()
     assert re.findall(r"^([a-z]+)[=<]", source, re.MULTILINE) == ["prefect", "fastapi", "sqlalchemy"]
     text = (ROOT / "docs/client/requirements.txt").read_text()
-    assert f"\nprefect=={DEFAULTS['prefect_version']} " in text
+    assert f"\nprefect=={VERSION} " in text
     assert not re.search(r"^(ansible|pytest|psycopg|caddy|restic|playwright)\S*==", text, re.MULTILINE)
     assert "pip install --require-hashes -r docs/client/requirements.txt" in (ROOT / "docs/access.md").read_text()
 
@@ -323,12 +333,6 @@ def test_checks_and_restore_run_the_same_smoke_flow_and_count_the_same():
     # A line for each task run, and one at the end.
     assert wanted["__checks_smoke_log_lines"] == wanted["__checks_smoke_task_runs"] + 1
     assert f'@flow(name="{wanted["__checks_smoke_name"].partition("/")[0]}")' in flow
-
-
-def test_both_kinds_of_workers_have_the_servers_version():
-    pinned = f"prefect=={DEFAULTS['prefect_version']}"
-    for role in "workers", "docker_pool":
-        assert pinned in (ROLES / role / "files/requirements.in").read_text().splitlines()
 
 
 def test_the_throwaway_postgres_makes_its_cluster_as_the_live_one_does():

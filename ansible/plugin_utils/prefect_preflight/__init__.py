@@ -27,11 +27,19 @@ from .host import (
     window_problems,
 )
 from .numbers import number_problems
+from .running import prefect_running, prefect_version_problems
 from .types import Unread, prefect_options, read, unknown_problems
-from .versions import archive_problems, image_problems, version_problems
+from .versions import archive_problems, image_problems, server_image_problems, version_problems
 from .work import flow_problems, flows_pool_problems, pool_problems, worker_problems
 
-__all__ = ["prefect_left_passwords", "prefect_options", "prefect_settings_problems", "prefect_typed"]
+__all__ = [
+    "prefect_left_passwords",
+    "prefect_options",
+    "prefect_running",
+    "prefect_settings_problems",
+    "prefect_typed",
+    "prefect_version_problems",
+]
 
 Check = Callable[[dict[str, Any]], list[str]]
 # Each looks at few settings, so that one that cannot be read hides as little as possible.
@@ -65,7 +73,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def prefect_settings_problems(
-    values: dict[str, Any], options: dict[str, Any], variables: list[str], locked_version: str
+    values: dict[str, Any], options: dict[str, Any], variables: list[str], supported: list[str]
 ) -> list[str]:
     """Everything that is wrong with the settings, one sentence each; empty when all is well.
 
@@ -73,12 +81,13 @@ def prefect_settings_problems(
         values: the value of each setting (of those that failed, the reasons by name under `__failed`: lookup prefect_values).
         options: what the roles' argument_specs say of each setting.
         variables: every variable whose name begins like a setting's.
-        locked_version: the version of Prefect in the lock file of the workers' venv.
+        supported: the versions of Prefect that the kit supports, the newest last. Which of them the host runs is not known
+            yet: `prefect_version_problems` asks, once it is.
     """
     problems = unknown_problems(variables, options)
     settings = read(values, options, problems)
-    versions: Check = partial(version_problems, locked_version=locked_version)
-    for check in (versions, *CHECKS):
+    versions: list[Check] = [partial(check, supported=supported) for check in (version_problems, server_image_problems)]
+    for check in (*versions, *CHECKS):
         # What could not be read has been told, and what depends on it cannot be judged.
         with contextlib.suppress(Unread):
             problems += check(settings)

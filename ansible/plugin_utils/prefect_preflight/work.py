@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .versions import order
 from .words import bad_names, duplicates, given, listed, quoted
 
 LOCKED_PREFECT = re.compile(r"^prefect==([0-9.]+)", re.MULTILINE)
@@ -88,20 +89,24 @@ def flow_problems(settings: dict[str, Any]) -> list[str]:
                 f"{given('flows_directory', settings['flows_directory'] and directory)}; it must be the absolute path of a "
                 f'directory on the control machine with the file "{name}" in it'
             )
-    if not problems:
-        locked = LOCKED_PREFECT.search((directory / "requirements.txt").read_text())
-        server = settings["prefect_version"]
-        if not locked:
-            problems.append(
-                f'flows_directory is {quoted(directory)}; its requirements.txt has no line "prefect==…", '
-                "and without Prefect no flow starts"
-            )
-        elif _version(locked[1]) > _version(server):
-            problems.append(
-                f"flows_directory is {quoted(directory)}; its requirements.txt has Prefect {quoted(locked[1])}, which is "
-                f"newer than the server's {quoted(server)} (prefect_version)"
-            )
+    if not problems and not _locked_prefect(directory):
+        problems.append(
+            f'flows_directory is {quoted(directory)}; its requirements.txt has no line "prefect==…", '
+            "and without Prefect no flow starts"
+        )
     return problems
+
+
+def newer_flows_problems(settings: dict[str, Any]) -> list[str]:
+    """A release whose Prefect is newer than the server's: a client may be older, and not newer."""
+    directory = Path(os.path.normpath(settings["flows_directory"]))
+    locked, server = _locked_prefect(directory), settings["prefect_version"]
+    if order(locked) <= order(server):
+        return []
+    return [
+        f"flows_directory is {quoted(directory)}; its requirements.txt has Prefect {quoted(locked)}, which is "
+        f"newer than the server's {quoted(server)} (prefect_version)"
+    ]
 
 
 def flows_pool_problems(settings: dict[str, Any]) -> list[str]:
@@ -112,5 +117,7 @@ def flows_pool_problems(settings: dict[str, Any]) -> list[str]:
     return [f"{given('flows_pool', pool)}; prefect_work_pools has {listed(map(quoted, pools))}"]
 
 
-def _version(text: str) -> list[int]:
-    return [int(part) for part in re.findall(r"[0-9]+", text)]
+def _locked_prefect(directory: Path) -> str:
+    """The version of Prefect in the lock of a directory; empty where it names none."""
+    found = LOCKED_PREFECT.search((directory / "requirements.txt").read_text())
+    return found[1] if found else ""
