@@ -19,6 +19,7 @@ from prefect_preflight import (  # noqa: E402
     prefect_running,
     prefect_settings_problems,
     prefect_typed,
+    prefect_upgrade_problem,
     prefect_version_problems,
 )
 
@@ -33,5 +34,6 @@ class FilterModule:
             "prefect_running": prefect_running,
             "prefect_settings_problems": prefect_settings_problems,
             "prefect_typed": prefect_typed,
+            "prefect_upgrade_problem": prefect_upgrade_problem,
             "prefect_version_problems": prefect_version_problems,
         }

@@ -32,7 +32,9 @@ def replace(host: Host, image: str) -> None:
             set_image(host, image)
             if beside:
                 side.refuse_connections(SERVER)
-            host.stack.compose("up", "--detach", "--no-deps", "server")
+            # With what it depends on, which is as it was: --no-deps would be another configuration to compose, and the next
+            # `up` would make the container again.
+            host.stack.compose("up", "--detach", "server")
             host.stack.wait_for(SERVER, Code.NOT_READY)
         if beside:
             side.refuse_connections(side.NEXT)

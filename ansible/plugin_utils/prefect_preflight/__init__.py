@@ -27,7 +27,7 @@ from .host import (
     window_problems,
 )
 from .numbers import number_problems
-from .running import prefect_running, prefect_version_problems
+from .running import prefect_running, prefect_upgrade_problem, prefect_version_problems
 from .types import Unread, prefect_options, read, unknown_problems
 from .versions import archive_problems, image_problems, server_image_problems, version_problems
 from .work import flow_problems, flows_pool_problems, pool_problems, worker_problems
@@ -38,6 +38,7 @@ __all__ = [
     "prefect_running",
     "prefect_settings_problems",
     "prefect_typed",
+    "prefect_upgrade_problem",
     "prefect_version_problems",
 ]
 

@@ -53,6 +53,33 @@ def prefect_version_problems(
     return problems or _image_problems(settings, kept) + newer_flows_problems(settings)
 
 
+def prefect_upgrade_problem(wanted: str, running: dict[str, str], back: bool, tools: bool) -> str:
+    """Why upgrade.yml cannot do what it is asked for, in a sentence; empty when it can.
+
+    Args:
+        wanted: `prefect_version`, which the kit supports.
+        running: what runs on the server (`prefect_running`).
+        back: whether the way back is asked for.
+        tools: whether the host has the tools of this state of the kit.
+    """
+    here = running["version"]
+    if not here:
+        return "it has no Prefect server yet; make it: ansible-playbook site.yml"
+    if not tools:
+        return "its tools are of another state of the kit; bring them up to date first: ansible-playbook site.yml"
+    if back and not running["before"]:
+        return (
+            f"it runs Prefect {quoted(here)}, and there is no upgrade to take back; an older version otherwise by a backup "
+            "of it: prefect-restore --list"
+        )
+    if not back and order(wanted) < order(here):
+        return (
+            f"{given('prefect_version', wanted)}; it runs the newer {quoted(here)}; the way back of the last upgrade is: "
+            "ansible-playbook upgrade.yml -e back=true"
+        )
+    return ""
+
+
 def _kept_problems(
     settings: dict[str, Any], running: dict[str, str], supported: list[str], restoring: bool
 ) -> list[str]:
