@@ -86,7 +86,12 @@ def _verification_findings(settings: Settings, now: float, first: Backup, verifi
 
 
 # Units whose failure a person has to know of; systemd keeps it until they are started again.
-UNITS = ("prefect-backup.service", "prefect-backup-verify.service", "prefect-restore.service")
+UNITS = (
+    "prefect-backup.service",
+    "prefect-backup-verify.service",
+    "prefect-restore.service",
+    "prefect-upgrade.service",
+)
 
 
 def host_findings(

@@ -106,6 +106,10 @@ MEANINGS = {
     Code.FOREIGN: Meaning(
         "a database of yours has a name that a restore needs", "rename it, as the last words below say; then again"
     ),
+    Code.REHEARSAL: Meaning(
+        "an upgrade was not rehearsed, or its rehearsal failed; nothing has changed", "prefect-upgrade --rehearse IMAGE"
+    ),
+    Code.UPGRADE: Meaning("an upgrade failed, and was taken back", "journalctl -u 'prefect-upgrade*' -n 50"),
 }
 ENDED = ("signal", "core-dump", "oom-kill", "timeout", "watchdog")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -15,6 +14,7 @@ import docker
 import docker.errors
 
 from . import images
+from .command import run_command
 from .errors import Code, Failure
 from .postgres import CONTAINER, Postgres
 from .restic import FULL
@@ -36,21 +36,6 @@ RESTARTS = {CONTAINER: 3, SERVER: 5}
 # Least seconds for a call of compose.
 COMPOSE_SECONDS = 600.0
 SLOW = "where the host is only slow: raise stack_start_timeout in the inventory, run site.yml --tags backups"
-
-
-def _run(
-    arguments: list[str], code: Code, hint: str, seconds: float = 600, environment: dict[str, str] | None = None
-) -> str:
-    """Run a command of the host; gives its stdout. Raises Failure with its last words."""
-    more = None if environment is None else os.environ | environment
-    try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds, check=False, env=more)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failure(code, f'"{" ".join(arguments)}" failed: {error}', hint) from error
-    if done.returncode:
-        words = " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
-        raise Failure(code, f'"{" ".join(arguments[:6])} …" ended with {done.returncode}: "{words}"', hint)
-    return done.stdout
 
 
 class TooSlow(Failure):
@@ -92,7 +77,7 @@ class Stack:
     @staticmethod
     def _workers() -> dict[str, str]:
         """The state of each unit of a worker that systemd knows."""
-        said = _run(
+        said = run_command(
             ["systemctl", "list-units", "--all", "--plain", "--output=json", *WORKERS],
             Code.NOT_READY,
             "systemctl status",
@@ -127,7 +112,7 @@ class Stack:
             image: of Prefect, in the place of the one that the env-file names.
         """
         settings = self.settings
-        _run(
+        run_command(
             ["docker", "compose", "--env-file", settings.compose_environment, "-f", settings.compose_file, *arguments],
             code,
             "look at: docker ps --all --filter name=prefect- ; journalctl -u prefect-stack -n 20",
@@ -145,7 +130,7 @@ class Stack:
                 # A directory: flows may write there, and a link that one of them has left is not followed by that.
                 mark.mkdir(exist_ok=True)
         if units:
-            _run(["systemctl", "stop", *units], Code.NOT_READY, "look at: systemctl status " + units[0])
+            run_command(["systemctl", "stop", *units], Code.NOT_READY, "look at: systemctl status " + units[0])
         # A process worker's flow runs have ended with it; those in containers go on without their worker.
         try:
             for container in docker.from_env().containers.list(filters={"label": RUN_LABEL}):
@@ -167,7 +152,7 @@ class Stack:
         how = [] if wait else ["--no-block"]
         look = "look at: journalctl -n 20 -u "
         try:
-            _run(["systemctl", "start", *how, *units], Code.NOT_READY, look + units[0])
+            run_command(["systemctl", "start", *how, *units], Code.NOT_READY, look + units[0])
         except Failure:
             # Which of them, is said below.
             if not wait:
@@ -184,8 +169,7 @@ class Stack:
 
     @staticmethod
     def _exists(unit: str) -> bool:
-        done = subprocess.run(["systemctl", "cat", unit], capture_output=True, check=False)
-        return done.returncode == 0
+        return subprocess.run(["systemctl", "cat", unit], capture_output=True, check=False).returncode == 0
 
     def start_proxy(self) -> None:
         """Start the reverse proxy where it does not run. Raises Failure (NOT_READY)."""

@@ -82,7 +82,7 @@ def start(host: Host, name: str, image: str, environment: dict[str, str]) -> Con
 @contextlib.contextmanager
 def on_a_copy(host: Host, image: str, database: str) -> Iterator[Container]:
     """A server of an image on a database that nobody else uses; its network has no way out, as the live server's."""
-    environment = {"PREFECT_SERVER_DATABASE_NAME": database, "PREFECT_HOME": "/tmp/prefect", **QUICK}
+    environment = {"PREFECT_SERVER_DATABASE_NAME": database, "PREFECT_HOME": "/tmp/prefect", **QUICK}  # noqa: S108
     try:
         yield start(host, REHEARSAL, image, environment)
     finally:

@@ -58,8 +58,8 @@ class Upgrade:
     def run(self, image: str) -> dict[str, Any]:
         """The upgrade. Raises Failure; then the server of before serves, unless it says else."""
         host, report, before = self.host, self.host.report, self._served()
-        rehearsal = self._rehearsed(before, image)
         self._refuse_unfinished()
+        rehearsal = self._rehearsed(before, image)
         # Outside of the lock, which it takes itself: with its copies off-site.
         made = backup.create(host.settings, "before-upgrade", report)
         with only_one(host.state, WHAT), stoppable(report) as stop:

@@ -39,6 +39,7 @@ FILES = (
         "test_proxy",
         "test_clients",
         "test_flows",
+        "test_upgrade",
         "test_tls_modes",
     ),
     (

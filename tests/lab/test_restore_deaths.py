@@ -126,7 +126,7 @@ def killed_at(vps: Vps, step: str, *arguments: str) -> float:
     died = restore(vps, *arguments, PREFECT_BACKUPS_FAILPOINT=f"kill:{step}")
     assert died.exit == 255, died.said
     assert died.said.endswith(
-        "The restore was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-restore\n"
+        "It was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-restore\n"
     )
     return time.monotonic()
 

@@ -169,8 +169,8 @@ def test_content_hash_follows_content(tmp_path: Path) -> None:
 
 
 def test_only_exact_archive_names_are_removed_and_the_newest_stay() -> None:
-    names = [f"images-{digit * 16}.tar.zst" for digit in "abcd"]
-    assert images.superseded([*names, "images-mine.tar.zst", "images-aaaa.tar.zst"]) == names[2:]
+    names = [f"images-{digit * 16}.tar.zst" for digit in "abcdef"]
+    assert images.superseded([*names, "images-mine.tar.zst", "images-aaaa.tar.zst"]) == names[4:]
 
 
 def test_image_names_are_those_of_the_playbook() -> None:

@@ -233,7 +233,7 @@ def ensure_later(lab: LabImages) -> Path | None:
             rootfs, builder = _ensure_rootfs(), builder_image()
             if not _exists(LATER, later_hash()):
                 _ensure_builder(builder, rootfs)
-                lock = "requirements-" + LATER.rpartition(":")[2].partition("-")[0] + ".txt"
+                lock = "prefect-" + LATER.rpartition(":")[2].partition("-")[0] + ".txt"
                 _build(LATER, HERE / "prefect", later_hash(), ROOTFS=rootfs, BUILDER=builder, LOCK=lock)
             _pack(archive, [LATER])
         os.utime(archive)

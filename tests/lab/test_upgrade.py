@@ -1,0 +1,170 @@
+"""upgrade.yml: to the later Prefect and back, with a flow run under way and a client that asks all the time."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import restores
+from tests.lab.conftest import Aloud
+from tests.lab.restores import until
+from tests.lab.runs import Runs
+from tests.lab.seed import psql
+from tests.lab.vps import images
+from tests.lab.vps.endpoint import Endpoint
+from tests.lab.vps.vps import Vps
+
+HERE, LATER = (image.partition(":")[2].partition("-")[0] for image in (images.IMAGES["prefect"], images.LATER))
+# Longer than until the server has been replaced; the worker then waits for its end.
+RUN_SECONDS = 150
+WORKER = "/opt/prefect/worker/venv/bin/python -c 'from importlib.metadata import version; print(version(\"prefect\"))'"
+
+
+class Asking(threading.Thread):
+    """Makes a flow run, reads it and sets its state, over and over; nothing is tried twice."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(daemon=True)
+        self.endpoint = endpoint
+        self.flow = endpoint.post("/api/flows/", {"name": "asking"}).raise_for_status().json()["id"]
+        self.tried, self.longest = 0, 0.0
+        self.failed: list[str] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        with self.endpoint.client() as client:
+            while not self._over.is_set():
+                made = self._ask(client, "POST", "/api/flow_runs/", {"flow_id": self.flow})
+                if made:
+                    self._ask(client, "GET", f"/api/flow_runs/{made['id']}")
+                    state = {"state": {"type": "CANCELLED"}, "force": True}
+                    self._ask(client, "POST", f"/api/flow_runs/{made['id']}/set_state", state)
+                time.sleep(0.2)
+
+    def _ask(self, client: Any, method: str, path: str, body: Any = None) -> Any:
+        began = time.monotonic()
+        self.tried += 1
+        try:
+            return client.request(method, path, json=body).raise_for_status().json()
+        except Exception as error:
+            self.failed.append(f"{method} {path}: {error!r}")
+            return None
+        finally:
+            self.longest = max(self.longest, time.monotonic() - began)
+
+    def __enter__(self) -> Asking:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+        print(f"requests: {self.tried} tried, {len(self.failed)} failed, the longest {self.longest:.1f} s")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_timers(vps: Vps) -> Iterator[None]:
+    with restores.no_timers(vps):
+        yield
+
+
+@pytest.fixture(scope="module")
+def later(lab: images.LabImages, aloud: Aloud) -> tuple[str, ...]:
+    """The options of upgrade.yml that go to the later Prefect."""
+    with aloud(f"the image of Prefect {LATER}"):
+        archive = images.ensure_later(lab)
+    given = {"prefect_version": LATER} | ({"prefect_images_archive": str(archive)} if archive else {})
+    return ("-e", json.dumps(given))
+
+
+@pytest.fixture(scope="module")
+def runs(vps: Vps, endpoint: Endpoint) -> Iterator[Runs]:
+    made = Runs(vps, endpoint)
+    yield made
+    made.remove()
+
+
+def serves(endpoint: Endpoint) -> str:
+    """The version of Prefect that answers."""
+    return endpoint.get("/api/admin/version").raise_for_status().json()
+
+
+def left_over(vps: Vps) -> str:
+    """What an upgrade leaves nothing of: its journal, its unit, containers and the copy of the database."""
+    names = vps.ssh("docker ps --all --format '{{.Names}}' | grep -E 'rehearsal|next' || true").stdout
+    files = vps.ssh("ls /var/lib/prefect/backups/upgrade.json 2> /dev/null || true").stdout
+    units = vps.ssh(
+        "systemctl list-units --plain --no-legend 'prefect-upgrade*' | grep -E ' (active|activating|failed) ' || true"
+    )
+    copy = psql(vps, "SELECT datname FROM pg_database WHERE datname = 'prefect_restore'")
+    return f"{names}{files}{units.stdout}{copy}"
+
+
+def test_site_yml_keeps_the_version_that_runs(playbook, endpoint):
+    done = playbook("site.yml", "-e", f"prefect_version={LATER}", check=False)
+    assert done.recap["changed"] == 0
+    assert f'prefect_version is "{LATER}"' in done.joined
+    assert f"ansible-playbook upgrade.yml -e prefect_version={LATER}" in done.joined
+    done = playbook("upgrade.yml", "-e", "back=true", check=False)
+    assert done.recap["changed"] == 0
+    assert f'it runs Prefect "{HERE}", and there is no upgrade to take back' in done.joined
+
+
+def test_an_upgrade_fails_no_request_and_no_flow_run(vps, playbook, endpoint, runs, later):
+    before = {table: int(psql(vps, f"SELECT count(*) FROM {table}")) for table in ("flow_run", "deployment", "log")}
+    run = runs.start(runs.deployment("through-an-upgrade"), parameters={"seconds": RUN_SECONDS})
+    runs.wait(run, "Running")
+    with Asking(endpoint) as asked:
+        done = playbook("upgrade.yml", *later)
+    assert (asked.failed, asked.tried > 100) == ([], True)
+    assert "the old server serves; and the way back is its image alone" in done.joined
+    assert serves(endpoint) == LATER
+    assert vps.ssh(WORKER).stdout.strip() == LATER
+    ended = runs.wait(run, "Completed", limit=RUN_SECONDS)
+    assert ended["run_count"] == 1
+    assert left_over(vps) == ""
+    for table, count in before.items():
+        assert int(psql(vps, f"SELECT count(*) FROM {table}")) >= count, table
+    # site.yml keeps it, as the inventory does not say which.
+    assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0
+
+
+def test_the_way_back_loses_nothing_either(vps, playbook, endpoint, runs):
+    run = runs.start(runs.deployment("through-a-way-back"), parameters={"seconds": 60})
+    runs.wait(run, "Running")
+    with Asking(endpoint) as asked:
+        playbook("upgrade.yml", "-e", "back=true")
+    assert asked.failed == []
+    assert serves(endpoint) == HERE
+    assert vps.ssh(WORKER).stdout.strip() == HERE
+    assert runs.wait(run, "Completed")["run_count"] == 1
+    assert left_over(vps) == ""
+
+
+@pytest.mark.parametrize(
+    ("step", "version"),
+    [
+        # The old server serves all along.
+        ("migrate:end", HERE),
+        # The new one is named in the stack's env-file; then it is taken back by hand.
+        ("replace:end", LATER),
+    ],
+)
+def test_a_death_is_taken_back_or_finished_by_systemd(vps, endpoint, step, version):
+    """It was rehearsed above."""
+    died = vps.ssh(f"PREFECT_BACKUPS_FAILPOINT=kill:{step} prefect-upgrade --to {images.LATER}", check=False)
+    assert died.returncode == 255
+    assert died.stderr.endswith(
+        "It was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-upgrade\n"
+    )
+    until("the end of what it has left", lambda: left_over(vps))
+    assert serves(endpoint) == version
+    if version == LATER:
+        assert vps.ssh("prefect-upgrade --back", check=False).returncode == 0
+        assert serves(endpoint) == HERE
+        assert left_over(vps) == ""
