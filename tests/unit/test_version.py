@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prefect_preflight import prefect_running, prefect_version_problems
+from prefect_preflight import prefect_running, prefect_upgrade_problem, prefect_version_problems
 
 from tests.contract import environments
 
@@ -281,3 +281,24 @@ def test_the_summary_offers_what_a_new_host_would_get():
     )
     for running, newest in ("3.8.8", "3.8.8"), ("3.9.1", "3.8.8"), ("3.10.0", "3.9.1"):
         assert checks.prefect_upgrade_offer(running, newest) == ""
+
+
+# --- what upgrade.yml refuses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "here", "before", "back", "tools", "says"),
+    [
+        ("3.9.1", "3.8.8", "", False, True, ""),
+        # A second run goes on with the workers.
+        ("3.9.1", "3.9.1", "3.8.8", False, True, ""),
+        ("3.9.1", "3.9.1", "3.8.8", True, True, ""),
+        ("3.9.1", "", "", False, True, "it has no Prefect server yet; make it: ansible-playbook site.yml"),
+        ("3.9.1", "3.8.8", "", False, False, "bring them up to date first: ansible-playbook site.yml"),
+        ("3.9.1", "3.8.8", "", True, True, 'it runs Prefect "3.8.8", and there is no upgrade to take back'),
+        ("3.8.8", "3.10.0", "", False, True, 'prefect_version is "3.8.8"; it runs the newer "3.10.0"'),
+    ],
+)
+def test_what_is_no_upgrade_is_refused(wanted, here, before, back, tools, says):
+    problem = prefect_upgrade_problem(wanted, {"image": "i", "version": here, "before": before}, back, tools)
+    assert (says in problem) if says else problem == ""
