@@ -17,9 +17,15 @@ def replace(host: Host, image: str) -> None:
     """Have the server's container run `image`, which fits the database as it is. Raises Failure (NOT_READY).
 
     Where there is memory for it, a server of that image answers from before the old one stops until the new one is ready.
-    It has all services, like any server: one without would take events, and lose them.
+    It has all services, like any server: one without would take events, and lose them. Where the server runs that image
+    already, as after a death, what is left beside it goes, and no more.
     """
     report = host.report
+    if host.stack.environment().get("PREFECT_IMAGE") == image and side.is_well(SERVER, image):
+        if side.is_well(side.NEXT, image):
+            side.refuse_connections(side.NEXT)
+        side.remove(side.NEXT)
+        return
     beside = room(host)
     if beside:
         with report.step("the new server beside the old one", "beside"):

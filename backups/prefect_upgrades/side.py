@@ -60,6 +60,15 @@ def remove(name: str, grace: int = 30) -> None:
         ) from error
 
 
+def is_well(name: str, image: str) -> bool:
+    """Whether a container runs an image, and is healthy."""
+    try:
+        container = docker.from_env().containers.get(name)
+    except docker.errors.NotFound:
+        return False
+    return container.attrs["Config"]["Image"] == image and container.health == "healthy"
+
+
 def start(host: Host, name: str, image: str, environment: dict[str, str]) -> Container:
     """Start it, as compose.yml has the server, and wait until it is ready. Raises Failure (NOT_READY) with its last words.
 
