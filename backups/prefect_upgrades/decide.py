@@ -38,15 +38,11 @@ class Way(Enum):
     IMAGE = "image"
     #: The newer image takes its migrations back: what only the newer version knows is lost.
     DOWNGRADE = "downgrade"
-    #: A backup: what came after it is lost.
-    RESTORE = "restore"
 
 
-def way_back(old_serves: bool, downgrade_failed: bool = False) -> Way:
+def way_back(old_serves: bool) -> Way:
     """The way back that loses least."""
-    if old_serves:
-        return Way.IMAGE
-    return Way.RESTORE if downgrade_failed else Way.DOWNGRADE
+    return Way.IMAGE if old_serves else Way.DOWNGRADE
 
 
 def room_for_a_second_server(available: int, used: int) -> bool:

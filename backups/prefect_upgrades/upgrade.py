@@ -10,7 +10,7 @@ A failure takes back what was done and says what serves. Cut off anywhere, the j
 prefect-upgrade.service at boot, take it back or finish it: decide.py.
 
 The way back, also days later: the image of before on the newer schema, where the rehearsal has shown that it serves; else
-the newer image's own downgrade; else a backup, which a person has to choose.
+the newer image's own downgrade.
 """
 
 from __future__ import annotations
@@ -107,8 +107,7 @@ class Upgrade:
                 replace(host, last.before)
                 journal.enter(host.state, "proving")
                 proof = smoke.prove(host.settings.endpoint, report)
-            last.forget(host.state)
-            journal.forget(host.state)
+            self._end(journal)
         return {"from": last.after, "to": last.before, **proof, **self._seconds}
 
     def resume(self) -> dict[str, Any] | None:
@@ -174,7 +173,7 @@ class Upgrade:
                 raise
             raise Failure(
                 Code.UPGRADE,
-                f"{error.fact}. It was taken back: {journal.before} serves, nothing is lost",
+                f"{error.fact}. It was taken back: {journal.before} serves",
                 error.hint,
             ) from error
 
