@@ -23,11 +23,15 @@ SERVER = ("prefect", "server", "start")
 HEALTH = Path("/tmp/health")  # noqa: S108
 #: While the server was away it heard no heartbeat of any flow run. The windows of the automation "Crash detection" are
 #: reset before it starts: else runs that go on well would be Crashed at once when it was away for longer than a window,
-#: and runs that have died would never be noticed.
+#: and runs that have died would never be noticed. $1: seconds by which they are longer than the automation says.
 RESET = (
-    'UPDATE automation_bucket SET start = now(), "end" = now() + ("end" - start)'
-    " WHERE automation_id IN (SELECT id FROM automation WHERE name = 'Crash detection')"
+    'UPDATE automation_bucket AS bucket SET start = now(), "end" = now() + make_interval(secs => within + $1::float8)'
+    " FROM (SELECT id, (trigger->>'within')::float8 AS within FROM automation WHERE name = 'Crash detection') AS automation"
+    " WHERE bucket.automation_id = automation.id AND within > 0"
 )
+#: Until the server is ready: its background services look at the windows before it hears a heartbeat, and on a slow machine
+#: it starts for longer than a window. Then they are reset once more, without this.
+LONGER = 3600.0
 #: Seconds beyond those of its own questions for which a finding holds.
 SLACK = 60
 
@@ -44,20 +48,37 @@ async def reset_windows(looks: Looks, report: Report) -> None:
             report.write(judge.hear(finding, time.monotonic(), 0), SLACK)
             await asyncio.sleep(1)
     try:
-        print("Windows of Crash detection that are reset:", await database.execute(RESET), flush=True)
+        print("Windows of Crash detection that are reset:", await database.execute(RESET, LONGER), flush=True)
     finally:
         await database.close()
+
+
+async def begin_windows(looks: Looks) -> bool:
+    """Have the windows begin now, as long as the automation says; gives whether they do."""
+    try:
+        database = await looks.connect(timeout=10)
+        try:
+            await database.execute(RESET, 0.0)
+        finally:
+            await database.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        print(f"Windows of Crash detection are longer than they should be: {error!r}", flush=True)
+        return False
+    return True
 
 
 async def watch(server: asyncio.subprocess.Process, looks: Looks, report: Report) -> None:
     """Look at the server until it has to be ended."""
     judge = Judge(time.monotonic())
+    begun = False
     while True:
         try:
             finding = await looks.look(judge.limits.answer)
             verdict = judge.hear(finding, time.monotonic(), 0 if judge.ready else cpu_seconds())
             # A look asks at most four questions.
             report.write(verdict, judge.period + 4 * judge.limits.answer + SLACK)
+            # Where that fails it is tried at the next look.
+            begun = begun or (judge.ready and await begin_windows(looks))
         except Exception as error:
             # No fault of the watchdog's may end a server that serves; that it has not looked will be seen.
             print(f"watchdog: {error!r}", flush=True)

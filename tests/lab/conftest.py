@@ -81,7 +81,7 @@ def lab(aloud: Aloud) -> images.LabImages:
     """The Docker engine is up and the images are there; gives the images."""
     with aloud("engine and images"):
         engine.start_engine()
-        return images.ensure_images()
+        return images.ensure_images(this_shard().prefect)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,19 @@
 """The order of the lab's test files, and which of them run side by side.
 
-Much of what the lab does is waiting, so `./scripts/test` runs several shards at a time. Each has a main VPS made from the
-same snapshot, on a network and with a hosts file of its own, so a file may be in any shard; where it stands only balances
-the time that they take. tests/unit/test_shards.py holds that every file is in one shard.
+Much of what the lab does is waiting, so `./scripts/test` runs several shards at a time. Each has a main VPS made from a
+snapshot, on a network and with a hosts file of its own. The first shard's was provisioned with an earlier Prefect, and is
+upgraded at its end; the second's has the Prefect that a new server gets. But for the tests of upgrades, and for those that
+make a server of their own (second shard), a file may be in any shard: where it stands balances the time that they take, and
+which Prefect it is run with. tests/unit/test_shards.py holds that every file is in one shard.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from tests.lab.vps.images import EARLIER, NEWEST
 
 #: Which shard pytest runs, when not the first.
 VARIABLE = "PREFECT_LAB_SHARD"
@@ -18,10 +23,11 @@ SPACE = "PREFECT_LAB_SPACE"
 
 @dataclass(frozen=True)
 class Shard:
-    """Names of its main VPS and of its network."""
+    """Names of its main VPS and of its network, and the version of Prefect that site.yml has provisioned it with."""
 
     vps: str
     network: str
+    prefect: str
 
 
 FILES = (
@@ -39,7 +45,7 @@ FILES = (
         "test_clients",
         "test_flows",
         "test_tls_modes",
-        # Its database keeps the schema of the later Prefect.
+        # From the earlier Prefect to the newest; its database keeps the newer schema.
         "test_upgrade",
     ),
     (
@@ -65,7 +71,16 @@ ORDER = tuple(file for files in FILES for file in files)
 def shard(number: int, space: str = "") -> Shard:
     """The shard of this number, from 1; with the word that sets a checkout apart."""
     more = f"-{space}" if space else ""
-    return Shard(vps=f"tests-{number}{more}", network=f"prefect-lab-{number}{more}")
+    return Shard(f"tests-{number}{more}", f"prefect-lab-{number}{more}", EARLIER if number == 1 else NEWEST)
+
+
+def shard_of(words: Iterable[str]) -> int:
+    """The number of the shard of the first test file that pytest's words name; the first, where they name none."""
+    for word in words:
+        for number, files in enumerate(FILES, 1):
+            if any(f"{file}.py" in word.split("::")[0] for file in files):
+                return number
+    return 1
 
 
 def this_shard() -> Shard:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.vps import images
 from tests.lab.vps.playbook import REPOSITORY
 from tests.lab.vps.vps import Vps
 
@@ -78,7 +79,7 @@ def test_it_ends_with_a_completed_flow_run_and_a_working_address(tmp_path):
         text=True,
         timeout=30,
     )
-    assert done.stdout.strip('"') == "3.8.8"
+    assert done.stdout.strip('"') == images.NEWEST
 
 
 def test_down_leaves_nothing_behind(tmp_path):

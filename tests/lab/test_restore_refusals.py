@@ -15,8 +15,10 @@ import pytest
 from tests.lab import restores
 from tests.lab.restores import STAGING, back_up, databases, leftovers, mark, marker, restore, restored, until
 from tests.lab.seed import psql
+from tests.lab.shards import this_shard
 from tests.lab.vps.vps import Vps
 
+HERE = this_shard().prefect
 ETC = "/run/restore-etc"
 SCRATCH = "/var/backups/prefect/scratch"
 RESTIC = "RESTIC_REPOSITORY=/var/backups/prefect/repository RESTIC_PASSWORD_FILE=/etc/prefect/backups/password restic"
@@ -192,7 +194,7 @@ def test_versions_that_do_not_fit(vps: Vps, doctored: Any, backup: str) -> None:
     refused = restore(vps, "--id", prefect)
     assert (refused.exit, refused.facts["code"]) == (20, "INCOMPATIBLE")
     assert refused.facts["error"] == (
-        f"Refusing to restore {prefect}: it is of Prefect 99.1.2, and this host runs Prefect 3.8.8, which cannot read it"
+        f"Refusing to restore {prefect}: it is of Prefect 99.1.2, and this host runs Prefect {HERE}, which cannot read it"
     )
     assert refused.facts["hint"] == (
         "upgrade first: ansible-playbook upgrade.yml -e prefect_version=99.1.2 (on a new server, before its first restore: the same "
@@ -280,7 +282,7 @@ def test_a_backup_of_an_older_prefect(vps: Vps, endpoint: Any, doctored: Any, ba
     assert marker(endpoint) == "later"
 
     outcome = restored(vps, "--id", old, "--without-safety-backup")
-    assert "migrations from Prefect 3.8.7 to 3.8.8" in outcome.said
+    assert f"migrations from Prefect 3.8.7 to {HERE}" in outcome.said
     assert outcome.facts["smoke"].startswith("flow run Completed with 3 task runs")
     assert marker(endpoint) == "older"
     assert psql(vps, "SELECT version_num FROM alembic_version") == newest

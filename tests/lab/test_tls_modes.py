@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.lab.vps.engine import docker
-from tests.lab.vps.images import IMAGES
+from tests.lab.vps.images import CADDY
 from tests.lab.vps.network import NETWORK
 from tests.lab.vps.playbook import PlaybookRun
 from tests.lab.vps.vps import Vps
@@ -140,7 +140,7 @@ def acme_directory(vps: Vps, authority: Authority) -> Iterator[str]:
     (authority.path.parent / "Caddyfile").write_text(CADDYFILE)
     command = ("caddy", "run", "--config", "/lab/Caddyfile", "--adapter", "caddyfile")
     labels = ("--label=prefect-lab", f"--network={NETWORK}", f"--network-alias={ACME_HOST}")
-    docker("create", f"--name={ACME_CONTAINER}", *labels, IMAGES["caddy"], *command)
+    docker("create", f"--name={ACME_CONTAINER}", *labels, CADDY, *command)
     try:
         docker("cp", str(authority.path.parent), f"{ACME_CONTAINER}:/lab")
         docker("start", ACME_CONTAINER)

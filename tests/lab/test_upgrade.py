@@ -19,7 +19,8 @@ from tests.lab.vps import images
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.vps import Vps
 
-HERE, LATER = (image.partition(":")[2].partition("-")[0] for image in (images.IMAGES["prefect"], images.LATER))
+HERE, LATER = images.EARLIER, images.NEWEST
+LATER_IMAGE = images.prefect_image(LATER)
 # Longer than until the server has been replaced; the worker then waits for its end.
 RUN_SECONDS = 150
 WORKER = "/opt/prefect/worker/venv/bin/python -c 'from importlib.metadata import version; print(version(\"prefect\"))'"
@@ -76,10 +77,10 @@ def no_timers(vps: Vps) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def later(lab: images.LabImages, aloud: Aloud) -> tuple[str, ...]:
+def later(aloud: Aloud) -> tuple[str, ...]:
     """The options of upgrade.yml that go to the later Prefect."""
     with aloud(f"the image of Prefect {LATER}"):
-        archive = images.ensure_later(lab)
+        archive = images.ensure_images(LATER).archive
     given = {"prefect_version": LATER} | ({"prefect_images_archive": str(archive)} if archive else {})
     return ("-e", json.dumps(given))
 
@@ -119,7 +120,7 @@ def test_site_yml_keeps_the_version_that_runs(playbook, endpoint):
 
 def killed_at(vps: Vps, step: str) -> None:
     """An upgrade, rehearsed before, that dies at a step."""
-    died = vps.ssh(f"PREFECT_BACKUPS_FAILPOINT=kill:{step} prefect-upgrade --to {images.LATER}", check=False)
+    died = vps.ssh(f"PREFECT_BACKUPS_FAILPOINT=kill:{step} prefect-upgrade --to {LATER_IMAGE}", check=False)
     assert died.returncode == 255
     assert died.stderr.endswith(
         "It was killed. systemd takes it back or finishes it; look at: journalctl -u prefect-upgrade\n"
@@ -140,7 +141,7 @@ def test_an_upgrade_fails_no_request_and_no_flow_run(vps, playbook, endpoint, ru
         assert serves(endpoint) == LATER
         done = playbook("upgrade.yml", *later)
     assert (asked.failed, asked.tried > 100) == ([], True)
-    assert f"{images.LATER} already" in done.joined
+    assert f"{LATER_IMAGE} already" in done.joined
     assert vps.ssh(WORKER).stdout.strip() == LATER
     assert runs.wait(run, "Completed", limit=RUN_SECONDS)["run_count"] == 1
     for table, count in before.items():

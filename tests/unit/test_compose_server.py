@@ -362,8 +362,8 @@ def test_a_start_waits_for_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path:
     asked: list[str] = []
 
     class Ready:
-        async def execute(self, query: str) -> str:
-            asked.append(query)
+        async def execute(self, query: str, longer: float) -> str:
+            asked.append(f"{query} {longer}")
             return "UPDATE 2"
 
         async def close(self) -> None:
@@ -377,7 +377,12 @@ def test_a_start_waits_for_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(Looks, "connect", connect)
     asyncio.run(start.reset_windows(looks_at(CLOSED_PORT, CLOSED_PORT), Report(tmp_path / "health")))
-    assert asked == ["connect", "connect", start.RESET, "closed"]
+    # Longer than any start takes: the services look at them before the server hears a heartbeat.
+    assert asked == ["connect", "connect", f"{start.RESET} 3600.0", "closed"]
+    asked.clear()
+    assert asyncio.run(start.begin_windows(looks_at(CLOSED_PORT, CLOSED_PORT))) is False
+    assert asyncio.run(start.begin_windows(looks_at(CLOSED_PORT, CLOSED_PORT))) is True
+    assert asked == ["connect", "connect", f"{start.RESET} 0.0", "closed"]
 
 
 def test_processor_time_is_that_of_others() -> None:

@@ -1,18 +1,16 @@
-"""Prefect's settings in compose.yml, held against the installed Prefect: it ignores a misspelt one silently."""
+"""Prefect's settings in compose.yml, held against each supported Prefect: it ignores a misspelt one silently."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-import prefect
 import pytest
 import yaml
-from prefect.settings import Settings
-from prefect.settings.legacy import _get_valid_setting_names
+
+from tests.contract import environments
 
 from .compose_file import COMPOSE, interpolate
 
@@ -27,24 +25,16 @@ def environment(service: str) -> dict[str, str]:
     return found["services"][service]["environment"]
 
 
-def test_the_installed_prefect_is_the_one_of_the_image() -> None:
-    image = yaml.safe_load(interpolate(COMPOSE.read_text(), {"PREFECT_DOMAIN": "x"}))["services"]["server"]["image"]
-    assert image.split(":")[1].split("-")[0] == prefect.__version__
-
-
-@pytest.mark.parametrize("service", SERVICES)
-def test_each_name_is_a_setting(service: str) -> None:
-    unknown = set(environment(service)) - _get_valid_setting_names(Settings) - NOT_OF_PREFECT
-    assert not unknown
-
-
-def test_each_value_is_taken_and_means_what_we_mean(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", environments.SUPPORTED)
+def test_each_name_is_a_setting_and_each_value_means_what_we_mean(tmp_path: Path, version: str) -> None:
     """In a process of its own: settings are read once, from the environment."""
     program = """
 import json
-from prefect.settings import get_current_settings
+from prefect.settings import Settings, get_current_settings
+from prefect.settings.legacy import _get_valid_setting_names
 server = get_current_settings().server
 print(json.dumps({
+    "names": sorted(_get_valid_setting_names(Settings)),
     "analytics": server.analytics_enabled,
     "promotions": server.ui.show_promotional_content,
     "csrf": server.api.csrf_protection_enabled,
@@ -62,8 +52,14 @@ print(json.dumps({
 """
     # The home is another one than in the container: Prefect would make it.
     given = environment("server") | {"PREFECT_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {
+    done = subprocess.run(
+        [environments.python_of(version), "-c", program], env=given, capture_output=True, text=True, check=True
+    )
+    said = json.loads(done.stdout)
+    names = set(said.pop("names"))
+    for service in SERVICES:
+        assert set(environment(service)) - names - NOT_OF_PREFECT == set()
+    assert said == {
         "analytics": False,
         "promotions": False,
         # The proxy does that.

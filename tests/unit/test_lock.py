@@ -61,6 +61,19 @@ def test_a_requirement_with_extras_stands_there_without_them_too():
     assert lock.with_bases(both) == both
 
 
+def test_people_s_own_flows_are_locked_for_the_version_that_they_pin():
+    text = lock.VERSIONS.read_text()
+    newest = lock.of_new_hosts(text)
+    assert newest in lock.supported(text)
+    assert (
+        lock.version_for("pandas\nprefect\n", text)
+        == lock.version_for("prefect>=3\nprefect-aws==0.5\n", text)
+        == newest
+    )
+    assert lock.version_for("Prefect == 3.8.8  # as the server\n", text) == "3.8.8"
+    for version in lock.supported(text):
+        assert f"prefect=={version}\n" in (ROOT / lock.BOUNDS.format(version)).read_text()
+
+
 def test_people_s_own_flows_keep_to_the_versions_of_clients():
-    assert lock.CLIENT == ROOT / "docs/client/requirements.in"
     assert lock.FOR_PIP <= set(lock.LOCKS)

@@ -35,8 +35,9 @@ settings_table = load(ROOT / "scripts" / "settings_table.py")
 lock = load(ROOT / "scripts" / "lock")
 SETTINGS = settings_table.roles()
 DEFAULTS = settings_table.defaults("prefect")
-# Of the server of a new host, and so of what goes with it.
-VERSION = yaml.safe_load((ROLES / "prefect/vars/main.yml").read_text())["__prefect_new_host_version"]
+VERSIONS = yaml.safe_load((ROLES / "prefect/vars/main.yml").read_text())
+# Of the server of a new host, and of clients of ours: one may be older than its server, and not newer.
+VERSION, OLDEST = VERSIONS["__prefect_new_host_version"], VERSIONS["__prefect_supported_versions"][0]
 
 
 def files(*patterns: str) -> list[Path]:
@@ -77,13 +78,16 @@ def versions(name: str) -> dict[str, str]:
 # --- versions ----------------------------------------------------------------------------------------------------
 
 
-def test_prefect_is_of_one_version_everywhere():
+def test_clients_of_ours_are_of_the_oldest_supported_version():
     # Others are of each supported version (test_version.py).
     found = {path: version for path, version in versions("prefect").items() if "/prefect-" not in path}
     folders = {str(Path(path).parent) for path in found if path.endswith(".txt")}
-    assert {"flows", "tests", "docs/client", "tests/lab/vps/images/prefect"} <= folders
-    assert set(found.values()) == {VERSION}, found
-    assert f"the server's version of Prefect ({VERSION})" in (ROOT / "docs/access.md").read_text()
+    assert folders == {"flows", "tests", "docs/client"}
+    assert set(found.values()) == {OLDEST}, found
+    assert f"Prefect {OLDEST}" in (ROOT / "docs/access.md").read_text()
+    assert f"a new server gets {VERSION}" in (ROOT / "docs/upgrade.md").read_text()
+    supported = ", ".join(VERSIONS["__prefect_supported_versions"])
+    assert f"| Prefect | {supported}; a new server gets {VERSION} |" in (ROOT / "docs/upgrade.md").read_text()
     assert DEFAULTS["prefect_image"] == "prefecthq/prefect:{{ prefect_version }}-python3.13"
 
 
@@ -291,11 +295,11 @@ def test_a_lock_that_people_install_with_pip_pins_extras_too(name):
     assert "sqlalchemy" in wanted, "these tests run with Prefect, which asks for sqlalchemy[asyncio]"
 
 
-def test_the_lock_of_clients_is_prefect_of_the_servers_version_and_nothing_of_ours():
+def test_the_lock_of_clients_is_prefect_and_nothing_of_ours():
     source = (ROOT / "docs/client/requirements.in").read_text()
     assert re.findall(r"^([a-z]+)[=<]", source, re.MULTILINE) == ["prefect", "fastapi", "sqlalchemy"]
     text = (ROOT / "docs/client/requirements.txt").read_text()
-    assert f"\nprefect=={VERSION} " in text
+    assert f"\nprefect=={OLDEST} " in text
     assert not re.search(r"^(ansible|pytest|psycopg|caddy|restic|playwright)\S*==", text, re.MULTILINE)
     assert "pip install --require-hashes -r docs/client/requirements.txt" in (ROOT / "docs/access.md").read_text()
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.lab.shards import FILES, ORDER, SPACE, VARIABLE, shard, this_shard
+from tests.lab.shards import FILES, ORDER, SPACE, VARIABLE, shard, shard_of, this_shard
 
 LAB = Path(__file__).resolve().parents[1] / "lab"
 
 
 def test_every_file_of_the_lab_is_in_one_shard():
     assert sorted(ORDER) == sorted(path.stem for path in LAB.glob("test_*.py"))
+
+
+def test_a_file_that_is_named_is_run_in_its_own_shard():
+    assert shard_of(["-k", "x", f"tests/lab/{FILES[1][0]}.py::test_some"]) == 2
+    assert shard_of([f"tests/lab/{FILES[0][-1]}.py", f"tests/lab/{FILES[1][0]}.py"]) == 1
+    assert shard_of(["-k", "proxy"]) == 1
 
 
 def test_shards_share_no_vps_and_no_network():

@@ -266,7 +266,7 @@ def test_flows_that_are_newer_than_the_server(said, flows):
     (flows / "requirements.txt").write_text("prefect==3.9.1\n")
     problem = (
         f'flows_directory is "{flows}"; its requirements.txt has Prefect "3.9.1", which is newer than the server\'s "3.8.8" '
-        "(prefect_version)"
+        f"(prefect_version); write prefect==3.8.8 in its requirements.in, and: ./scripts/lock {flows}"
     )
     assert said("3.8.8", here="3.8.8") == said("3.8.8") == [problem]
     assert said("3.9.1", here="3.9.1") == said("3.10.0", here="3.10.0") == []

@@ -105,7 +105,8 @@ def newer_flows_problems(settings: dict[str, Any]) -> list[str]:
         return []
     return [
         f"flows_directory is {quoted(directory)}; its requirements.txt has Prefect {quoted(locked)}, which is "
-        f"newer than the server's {quoted(server)} (prefect_version)"
+        f"newer than the server's {quoted(server)} (prefect_version); write prefect=={server} in its requirements.in, and: "
+        f"./scripts/lock {directory}"
     ]
 
 

@@ -25,15 +25,12 @@ HERE = Path(__file__).parent / "images"
 SUITE = "trixie"
 OFFICIAL_BASE = f"debian:{SUITE}"
 
-# Held equal to ansible/roles/prefect/defaults/main.yml by a unit test. PostgreSQL's is Debian 13's version on the
-# day it was pinned; when Debian has moved on, the stand-in holds the newer minor version under the pinned tag.
-IMAGES = {
-    "postgres": "postgres:17.12-trixie",
-    "caddy": "caddy:2.11.7",
-    "prefect": "prefecthq/prefect:3.8.8-python3.13",
-}
-#: The Prefect that the tests of upgrades go to. In an archive of its own, so that nobody else loads it.
-LATER = "prefecthq/prefect:3.9.1-python3.13"
+# Held equal to ansible/roles/prefect by a unit test. PostgreSQL's is Debian 13's version on the day it was pinned; when
+# Debian has moved on, the stand-in holds the newer minor version under the pinned tag.
+POSTGRES = "postgres:17.12-trixie"
+CADDY = "caddy:2.11.7"
+#: The version of Prefect that a new host gets, and an older one that the kit supports, from which a host is upgraded.
+NEWEST, EARLIER = "3.9.1", "3.8.8"
 # A root file system without documentation and translations: the layer that all stand-ins share.
 MMDEBSTRAP = (
     "mmdebstrap",
@@ -56,7 +53,7 @@ MMDEBSTRAP = (
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 SOURCES = ("auto", "official", "stand-ins")
-# Those of the stack and of the later Prefect, and one of before each.
+# One with each Prefect, and one of before each.
 KEPT_ARCHIVES = 4
 ARCHIVE_NAME = re.compile(r"images-[0-9a-f]{16}\.tar\.zst")
 # In an order in which they can be removed.
@@ -67,14 +64,26 @@ CONTENT_LABEL = "prefect-lab.content"
 
 @dataclass(frozen=True)
 class LabImages:
-    """What the lab runs on: names of the images of the VPS and of what else is on its network, and the archive of
-    the stack's images, which is None where the official ones can be pulled (`source`: official or stand-ins).
+    """What the lab runs on: names of the images of the VPS and of what else is on its network, the version of Prefect that
+    a VPS is provisioned with, and the archive of the stack's images, which is None where the official ones can be pulled
+    (`source`: official or stand-ins).
     """
 
     source: str
     vps: str
     outsider: str
     archive: Path | None
+    prefect: str = NEWEST
+
+
+def prefect_image(version: str) -> str:
+    """Name of Prefect's official image of a version."""
+    return f"prefecthq/prefect:{version}-python3.13"
+
+
+def stack(version: str = NEWEST) -> dict[str, str]:
+    """The images of the stack with this Prefect, by the folder of the stand-in."""
+    return {"postgres": POSTGRES, "caddy": CADDY, "prefect": prefect_image(version)}
 
 
 # --- decisions -------------------------------------------------------------------------------------------------
@@ -139,24 +148,15 @@ def builder_image() -> str:
     return f"prefect-lab/builder:{content_hash([HERE / 'builder'], [rootfs_image()], extra_ca_certificates())}"
 
 
-def stand_in_hash(name: str) -> str:
+def stand_in_hash(name: str, image: str) -> str:
     """The hash of all that a stand-in is made of."""
-    return content_hash([HERE / name], [IMAGES[name], rootfs_image(), builder_image()])
+    return content_hash([HERE / name], [image, rootfs_image(), builder_image()])
 
 
-def archive_path() -> Path:
-    """Where the archive of the three stand-ins is, or will be; its name follows their content."""
-    return cache_directory() / f"images-{content_hash([], [stand_in_hash(name) for name in IMAGES])}.tar.zst"
-
-
-def later_hash() -> str:
-    """The hash of all that the stand-in of the later Prefect is made of."""
-    return content_hash([HERE / "prefect"], [LATER, rootfs_image(), builder_image()])
-
-
-def later_archive_path() -> Path:
-    """Where the archive of the later Prefect is, or will be."""
-    return cache_directory() / f"images-{later_hash()}.tar.zst"
+def archive_path(version: str = NEWEST) -> Path:
+    """Where the archive of the three stand-ins with this Prefect is, or will be; its name follows their content."""
+    contents = [stand_in_hash(name, image) for name, image in stack(version).items()]
+    return cache_directory() / f"images-{content_hash([], contents)}.tar.zst"
 
 
 # --- doing -----------------------------------------------------------------------------------------------------
@@ -202,42 +202,23 @@ def _ensure_rootfs() -> str:
     return image
 
 
-def _ensure_stand_ins() -> Path:
+def _ensure_stand_ins(version: str) -> Path:
     """Make the archive of the stand-ins, building what has changed, or take it from the cache."""
-    archive = archive_path()
+    archive = archive_path(version)
     if not archive.exists():
         rootfs, builder = _ensure_rootfs(), builder_image()
-        for name, image in IMAGES.items():
-            if _exists(image, stand_in_hash(name)):
+        for name, image in stack(version).items():
+            content = stand_in_hash(name, image)
+            if _exists(image, content):
                 continue
-            _ensure_builder(builder, rootfs)
-            _build(image, HERE / name, stand_in_hash(name), ROOTFS=rootfs, BUILDER=builder)
-        _pack(archive, list(IMAGES.values()))
+            if not _exists(builder):
+                _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
+            lock = {"LOCK": f"prefect-{version}.txt"} if name == "prefect" else {}
+            _build(image, HERE / name, content, ROOTFS=rootfs, BUILDER=builder, **lock)
+        _pack(archive, list(stack(version).values()))
     # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
     return archive
-
-
-def _ensure_builder(builder: str, rootfs: str) -> None:
-    if not _exists(builder):
-        _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
-
-
-def ensure_later(lab: LabImages) -> Path | None:
-    """The archive of the later Prefect, made when it is not there; None where the official one can be pulled."""
-    if lab.archive is None:
-        return None
-    with locked("images"):
-        archive = later_archive_path()
-        if not archive.exists():
-            rootfs, builder = _ensure_rootfs(), builder_image()
-            if not _exists(LATER, later_hash()):
-                _ensure_builder(builder, rootfs)
-                lock = "prefect-" + LATER.rpartition(":")[2].partition("-")[0] + ".txt"
-                _build(LATER, HERE / "prefect", later_hash(), ROOTFS=rootfs, BUILDER=builder, LOCK=lock)
-            _pack(archive, [LATER])
-        os.utime(archive)
-        return archive
 
 
 def _pack(archive: Path, names: list[str]) -> None:
@@ -262,7 +243,7 @@ def _pack(archive: Path, names: list[str]) -> None:
 
 def _registry_answers(setting: str) -> bool:
     # A lab that has built its stand-ins stays with them: a registry that drops packets would cost a minute each time.
-    if setting == "stand-ins" or (setting == "auto" and archive_path().exists()):
+    if setting == "stand-ins" or (setting == "auto" and any(archive_path(one).exists() for one in (NEWEST, EARLIER))):
         return False
     return _exists(OFFICIAL_BASE) or docker("pull", "--quiet", OFFICIAL_BASE, check=False, timeout=600).returncode == 0
 
@@ -296,7 +277,7 @@ def remove_all() -> None:
     """Remove every snapshot, every image that the lab built and every archive: for after `down --all`."""
     snapshot.remove_all()
     with locked("images"):
-        for image in [*IMAGES.values(), LATER]:
+        for image in {*stack(EARLIER).values(), *stack(NEWEST).values()}:
             # One that somebody pulled has no label of ours.
             if docker("image", "ls", "--quiet", f"--filter=label={CONTENT_LABEL}", image).stdout.strip():
                 docker("image", "rm", image, check=False)
@@ -305,19 +286,19 @@ def remove_all() -> None:
             path.unlink()
 
 
-def ensure_images() -> LabImages:
-    """Make sure that all images of the lab are there; seconds when they are. Needs a running engine."""
+def ensure_images(version: str = NEWEST) -> LabImages:
+    """Make sure that all images of a lab with this Prefect are there; seconds when they are. Needs a running engine."""
     setting = os.environ.get("PREFECT_LAB_IMAGES", "auto")
     with locked("images"):
         source = choose_source(setting, _registry_answers(setting))
         if source == "official":
             base, archive = OFFICIAL_BASE, None
         else:
-            base, archive = _ensure_rootfs(), _ensure_stand_ins()
+            base, archive = _ensure_rootfs(), _ensure_stand_ins(version)
         vps = _ensure_own("vps", base)
         outsider = _ensure_own("outsider", vps)
         _remove_old({base, vps, outsider, builder_image()})
-        return LabImages(source=source, vps=vps, outsider=outsider, archive=archive)
+        return LabImages(source=source, vps=vps, outsider=outsider, archive=archive, prefect=version)
 
 
 def _ensure_own(name: str, base: str) -> str:

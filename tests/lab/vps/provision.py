@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import inventory, snapshot
 from .engine import docker
-from .images import LabImages, content_hash
+from .images import NEWEST, LabImages, content_hash
 from .playbook import REPOSITORY, run_playbook
 from .shell import LabError, locked, run, step, write_whole
 from .snapshot import Snapshot
@@ -27,7 +27,7 @@ def deployed_content(images: LabImages) -> str:
     settings = inventory.as_yaml(inventory.group_variables(DOMAIN, images))
     # RECOVERY.md names the commit.
     commit = run(["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"], check=False).stdout
-    return content_hash([REPOSITORY / folder for folder in DEPLOYED], [images.vps, settings, commit])
+    return content_hash([REPOSITORY / folder for folder in DEPLOYED], [images.vps, images.prefect, settings, commit])
 
 
 def ensure(images: LabImages) -> Snapshot:
@@ -56,8 +56,10 @@ def _make(wanted: Snapshot, images: LabImages) -> None:
     try:
         vps.up(domain=DOMAIN)
         inventory.write(wanted.inventory, vps, images)
-        with step("ansible-playbook site.yml on a bare VPS"):
-            run = run_playbook(wanted.inventory, "site.yml", timeout=SECONDS_TO_PROVISION)
+        # What a new host gets by itself, nobody types; an older version is kept by every later site.yml.
+        words = [] if images.prefect == NEWEST else ["-e", f"prefect_version={images.prefect}"]
+        with step(" ".join(["ansible-playbook site.yml", *words, "on a bare VPS"])):
+            run = run_playbook(wanted.inventory, "site.yml", *words, timeout=SECONDS_TO_PROVISION)
         if run.returncode:
             raise LabError(f"site.yml failed on a bare VPS:\n{run.stdout[-8000:]}", "read the end of its output above")
         # An image has none of the files that Docker mounts; machine.INIT adds this to a copy's.
