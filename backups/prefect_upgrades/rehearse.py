@@ -11,6 +11,7 @@ from prefect_backups.plan import Plan, Planner, Request
 from prefect_backups.postgres import RESTORING
 
 from . import side
+from .migrations import migrate
 from .record import Rehearsal
 
 # An index whose build was cut off stays, costs at each write, and is never used (PrefectHQ/prefect #23032).
@@ -52,8 +53,7 @@ def _rehearse(host: Host, plan: Plan, before: str, after: str) -> Rehearsal:
     )
     prove(plan.backup, plan.manifest, postgres, report, HINT)
     revision = postgres.revision(RESTORING) or ""
-    with report.step(f"migrations of the copy to {after}", "migrate"):
-        _migrate(host, after)
+    _migrate(host, after)
     found = Rehearsal(
         before, after, time.time(), plan.backup.id, revision, postgres.revision(RESTORING) or "", old_serves=True
     )
@@ -74,7 +74,7 @@ def _rehearse(host: Host, plan: Plan, before: str, after: str) -> Rehearsal:
 
 def _migrate(host: Host, image: str) -> None:
     try:
-        host.stack.migrate(RESTORING, image)
+        migrate(host, RESTORING, image, f"migrations of the copy to {image}")
     except Failure as failure:
         raise Failure(Code.REHEARSAL, f"the migrations to {image} fail: {failure.fact}", HINT) from failure
 

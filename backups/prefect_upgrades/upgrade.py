@@ -31,13 +31,12 @@ from prefect_backups.stopping import stoppable
 
 from . import side
 from .decide import REHEARSAL_HOLDS, Action, Way, unfinished, way_back
+from .migrations import migrate
 from .record import Journal, Rehearsal, Upgraded, facts
 from .rehearse import INVALID_INDEXES, rehearse
 from .replace import replace
 
 WHAT = "an upgrade"
-# No limit of ours: index builds on large tables take as long as they take.
-MIGRATION_SECONDS = 7 * 24 * 3600.0
 
 
 class Upgrade:
@@ -136,8 +135,7 @@ class Upgrade:
             with host.report.step("server stopped: it does not serve the new schema", "stop server"):
                 host.stack.stop_server()
         how = "while the old server serves" if journal.old_serves else "while no server serves"
-        with host.report.step(f"migrations {how}", "migrate"):
-            host.stack.migrate(LIVE, journal.after, seconds=MIGRATION_SECONDS)
+        migrate(host, LIVE, journal.after, f"migrations {how}")
         with host.postgres.connect() as connection:
             broken = [row[0] for row in connection.execute(INVALID_INDEXES)]
             for index in broken:
@@ -151,9 +149,8 @@ class Upgrade:
         newer = journal.before if journal.back else journal.after
         with host.report.step("server stopped", "stop server"):
             host.stack.stop_server()
-        with host.report.step(f"migrations taken back to {journal.revision_before}", "downgrade"):
-            command = ("prefect", "server", "database", "downgrade", "-y", "-r", journal.revision_before)
-            host.stack.migrate(LIVE, newer, command, MIGRATION_SECONDS)
+        command = ("prefect", "server", "database", "downgrade", "-y", "-r", journal.revision_before)
+        migrate(host, LIVE, newer, f"migrations taken back to {journal.revision_before}", "downgrade", command)
 
     @contextlib.contextmanager
     def _taken_back(self, journal: Journal) -> Iterator[None]:
@@ -184,8 +181,7 @@ class Upgrade:
         if not journal.old_serves and not journal.back and host.postgres.revision() != journal.revision_before:
             self._downgrade(journal)
         if not journal.old_serves and journal.back:
-            with host.report.step("migrations once more", "migrate"):
-                host.stack.migrate(LIVE, journal.before, seconds=MIGRATION_SECONDS)
+            migrate(host, LIVE, journal.before, "migrations once more")
         if self._served() != journal.before:
             replace(host, journal.before)
         elif not host.stack.serves():

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 
 import pytest
 
 OPEN_PORTS = {22, 80, 443}
+# A package of the lab's own ($1: its version), and a list of packages that names it.
+PENDING = """
+set -eu
+mkdir --parents /srv/lab-updates/$1/DEBIAN && cd /srv/lab-updates
+printf 'Package: lab-update\\nVersion: %s\\nArchitecture: all\\nMaintainer: lab\\nDescription: nothing\\n' "$1" > $1/DEBIAN/control
+dpkg-deb --build $1 lab-update_$1.deb > /dev/null
+{ cat $1/DEBIAN/control; printf 'Filename: ./lab-update_%s.deb\\nSize: %s\\nSHA256: %s\\n' "$1" \\
+  "$(stat --format=%s lab-update_$1.deb)" "$(sha256sum lab-update_$1.deb | cut -d' ' -f1)"; } > Packages
+echo 'deb [trusted=yes] file:/srv/lab-updates ./' > /etc/apt/sources.list.d/lab-updates.list
+"""
 
 
 def test_only_ssh_and_the_proxy_are_open_from_outside(vps, host):
@@ -106,6 +117,26 @@ def test_security_updates_come_by_themselves_with_a_reboot_window(host):
     assert 'Unattended-Upgrade::Automatic-Reboot "true";' in settings
     assert 'Unattended-Upgrade::Automatic-Reboot-Time "03:30";' in settings
     host.run_expect([0], "unattended-upgrade --dry-run")
+
+
+def test_pending_updates_are_installed_with_the_workers_drained(vps, playbook, host):
+    """upgrade.yml --tags host: a backup, the workers stopped meanwhile, and nothing where nothing is pending."""
+    vps.ssh(f"sh -c {shlex.quote(PENDING)} _ 1 && dpkg --install /srv/lab-updates/lab-update_1.deb")
+    vps.ssh(f"sh -c {shlex.quote(PENDING)} _ 2")
+    started = "systemctl show --property=ActiveEnterTimestampMonotonic --value prefect-worker@general-1"
+    try:
+        before = host.check_output(started)
+        done = playbook("upgrade.yml", "--tags", "host")
+        assert "update  lab-update" in done.joined
+        assert host.package("lab-update").version == "2"
+        assert int(host.check_output(started)) > int(before)
+        again = playbook("upgrade.yml", "--tags", "host")
+        assert again.recap["changed"] == 0
+        assert "Nothing is pending." in again.joined
+    finally:
+        vps.ssh(
+            "dpkg --purge lab-update; rm -r /srv/lab-updates /etc/apt/sources.list.d/lab-updates.list; apt-get update"
+        )
 
 
 def test_the_journal_is_bounded_and_survives_a_boot(host):

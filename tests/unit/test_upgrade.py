@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report
-from prefect_upgrades import decide, replace, side, upgrade
+from prefect_upgrades import decide, migrations, replace, side, upgrade
 from prefect_upgrades.decide import Action, Way
 from prefect_upgrades.record import PHASES, Journal, Rehearsal, Upgraded
 from prefect_upgrades.upgrade import Upgrade
@@ -39,6 +39,33 @@ def test_the_way_back_that_loses_least() -> None:
 @pytest.mark.parametrize(("available", "used", "fits"), [(700, 400, True), (600, 400, False), (500, 400, False)])
 def test_a_second_server_needs_memory(available: int, used: int, fits: bool) -> None:
     assert decide.room_for_a_second_server(available * 2**20, used * 2**20) is fits
+
+
+@pytest.mark.parametrize(
+    ("counts", "phase", "expected"),
+    [
+        ((0, 0, 0, 0, 0, 0), "initializing", (None, "ix of log: initializing")),
+        ((50, 200, 0, 0, 0, 0), "building index: scanning table", (0.25, "ix of log: building index: scanning table")),
+        ((200, 200, 3, 4, 0, 0), "building index: loading", (0.75, "ix of log: building index: loading")),
+        (
+            (None, None, None, None, 1, 3),
+            "waiting for writers before build",
+            (None, "ix of log: waiting for writers before build (1 of 3 transactions have ended)"),
+        ),
+    ],
+)
+def test_how_far_the_build_of_an_index_is(counts: Any, phase: str, expected: Any) -> None:
+    assert migrations.progress(("log", "ix", phase, *counts)) == expected
+
+
+def test_migrations_wait_for_those_of_somebody_who_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    others = [True, True, False]
+    monkeypatch.setattr(migrations, "_others", lambda *_: done.append("look") or others.pop(0))
+    monkeypatch.setattr(migrations.time, "sleep", lambda _: None)
+    stack = SimpleNamespace(migrate=lambda *given: done.append(given[0]))
+    migrations.migrate(SimpleNamespace(report=Report.silent(), stack=stack), "prefect", NEW, "migrations")  # type: ignore[arg-type]
+    assert done == ["look", "look", "look", "prefect"]
 
 
 # --- records -------------------------------------------------------------------------------------------------------
@@ -150,6 +177,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             host.step("smoke")
             return {"smoke": "well"}
 
+        monkeypatch.setattr(migrations, "_others", lambda *_: False)
         monkeypatch.setattr(upgrade, "replace", replaced)
         monkeypatch.setattr(upgrade.smoke, "prove", smoke)
         monkeypatch.setattr(upgrade.backup, "create", lambda *_: {"id": "b1"})

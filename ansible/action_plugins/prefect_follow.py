@@ -1,0 +1,110 @@
+"""Ansible action plugin: a command that takes minutes, with its lines on the screen when it says them."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: prefect_follow
+short_description: Run a command on the host and show what it says on stderr while it runs
+description:
+  - Like M(ansible.builtin.command), whose words come at the end only. Each line of stderr is shown when it is written.
+  - The command does not hang on the connection. When that is lost, it goes on, and is found again for I(patience) seconds.
+options:
+  argv:
+    description: The command and its arguments.
+    type: list
+    elements: str
+    required: true
+  patience:
+    description: Seconds for which a lost connection is tried again.
+    type: int
+    default: 600
+notes:
+  - Does not run in check mode.
+author:
+  - the prefect self-hosting kit
+"""
+
+import shlex  # noqa: E402
+import time  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure  # noqa: E402
+from ansible.plugins.action import ActionBase  # noqa: E402
+from ansible.utils.display import Display  # noqa: E402
+
+#: Of root's alone on a host; where there is no such directory, mktemp's own.
+BEGIN = """
+umask 077; d=$(mktemp -d /run/prefect-follow.XXXXXXXX 2> /dev/null || mktemp -d) && cd "$d" && : > err &&
+(setsid sh -c {command} < /dev/null > out 2> err &) && pwd"""
+# The exit code is read before the words: once it is there, so are all of them.
+COMMAND = "{command}; echo $? > rc.new; mv rc.new rc"
+LOOK = "cd {directory} && cat rc 2> /dev/null; echo :; tail -c +{start} err"
+END = "cat {directory}/out && rm -r {directory}"
+SECONDS = 1.0
+
+display = Display()
+
+
+def whole_lines(text: str) -> str:
+    """The text up to its last line feed: the rest may be half a line, or half a character."""
+    return text[: text.rfind("\n") + 1]
+
+
+class ActionModule(ActionBase):
+    """Begin it, look at it every second, and give what ansible.builtin.command gives."""
+
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset({"argv", "patience"})
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Raises AnsibleActionFail where it cannot be begun, or is not found again."""
+        result = super().run(tmp, task_vars)
+        _, given = self.validate_argument_spec(
+            {
+                "argv": {"type": "list", "elements": "str", "required": True},
+                "patience": {"type": "int", "default": 600},
+            }
+        )
+        if self._task.check_mode:
+            return result | {"skipped": True, "msg": "not run in check mode"}
+        command = COMMAND.format(command=shlex.join(given["argv"]))
+        begun = self._low_level_execute_command(BEGIN.format(command=shlex.quote(command)))
+        if begun["rc"] != 0:
+            raise AnsibleActionFail(f'"{given["argv"][0]}" could not be begun: {begun["stderr"].strip()}')
+        directory = shlex.quote(begun["stdout"].strip().splitlines()[-1])
+        code, said = self._follow(directory, given["patience"], f"{(task_vars or {}).get('inventory_hostname', '')}: ")
+        out = self._low_level_execute_command(END.format(directory=directory))["stdout"]
+        result |= {"rc": code, "stdout": out, "stdout_lines": out.splitlines(), "stderr": said}
+        result |= {"stderr_lines": said.splitlines(), "changed": True, "failed": code != 0}
+        if code != 0:
+            result["msg"] = said.strip() or f"it ended with {code}"
+        return result
+
+    def _follow(self, directory: str, patience: float, prefix: str) -> tuple[int, str]:
+        """Show it until its end; gives its exit code and all that it said on stderr."""
+        said, lost = "", 0.0
+        while True:
+            time.sleep(SECONDS)
+            try:
+                start = len(said.encode()) + 1
+                seen = self._low_level_execute_command(LOOK.format(directory=directory, start=start))
+            except AnsibleConnectionFailure as error:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > patience:
+                    raise AnsibleActionFail(
+                        f"the host does not answer any more, and the command goes on: {error}"
+                    ) from error
+                self._connection.reset()
+                continue
+            if seen["rc"] != 0:
+                raise AnsibleActionFail(
+                    f"{directory} is gone: has the host been started anew? {seen['stderr'].strip()}"
+                )
+            lost = 0.0
+            code, _, more = seen["stdout"].partition(":\n")
+            new = more if code.strip() else whole_lines(more)
+            for line in new.splitlines():
+                display.display(prefix + line)
+            said += new
+            if code.strip():
+                return int(code), said
