@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import _env
 from rich.console import Console
+from rich.table import Table
 
-from tests.lab.vps import engine, inventory
+from tests.lab.vps import engine, images, inventory, provision
 from tests.lab.vps.playbook import run_playbook
 from tests.lab.vps.shell import LabError, cache_directory
 from tests.lab.vps.vps import Vps
@@ -54,6 +57,20 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
+def result(vps: Vps, text: str) -> dict[str, Any]:
+    """The JSON object that a tool of ours ends its output with."""
+    said = vps.ssh(text, timeout=3600).stdout
+    return json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """A table with words in the first column, and figures in the others."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left")
+    return made
+
+
 def inventory_of(name: str) -> Path:
     """The inventory of a VPS of the bench, or of the tests."""
     return cache_directory() / f"{name}-inventory"
@@ -72,8 +89,11 @@ def standing(name: str) -> Iterator[Vps]:
 
 
 @contextlib.contextmanager
-def vps(keep: bool) -> Iterator[Vps]:
-    """A VPS that site.yml has provisioned from nothing; gone afterwards, unless it is kept."""
+def vps(keep: bool, prefect: str = images.NEWEST) -> Iterator[Vps]:
+    """A VPS that site.yml has provisioned from nothing, with this Prefect; gone afterwards, unless it is kept."""
+    # One that is kept has the Prefect that it was made with.
+    name = NAME if prefect == images.NEWEST else f"{NAME}-earlier"
+    directory = inventory_of(name)
     free = shutil.disk_usage(_env.ROOT).free / 1024**3
     if free < FREE_DISK_GB:
         _env.fail(f'"{free:.1f}" GiB of disk are free; {FREE_DISK_GB} are needed', f"free some space on {_env.ROOT}")
@@ -87,26 +107,30 @@ def vps(keep: bool) -> Iterator[Vps]:
         ours = False
     except LabError:
         ours = True
-    made = Vps(NAME)
+    made = Vps(name)
     try:
-        with step(f"a VPS for the bench: {NAME}"):
+        with step(f"a VPS for the bench: {name}"):
             engine.start_engine()
             if not keep:
                 made.down()
             new = made.state == "absent"
             if new:
-                shutil.rmtree(inventory_of(NAME), ignore_errors=True)
-            inventory.write(inventory_of(NAME), made, made.up())
-        with step("ansible-playbook site.yml"):
-            play = run_playbook(inventory_of(NAME), "site.yml", timeout=SECONDS_TO_PROVISION)
+                shutil.rmtree(directory, ignore_errors=True)
+            found = made.up()
+            if prefect != found.prefect:
+                found = images.ensure_images(prefect)
+            inventory.write(directory, made, found)
+        words = provision.version_words(found)
+        with step(" ".join(["ansible-playbook site.yml", *words])):
+            play = run_playbook(directory, "site.yml", *words, timeout=SECONDS_TO_PROVISION)
         if play.returncode:
-            raise LabError(f"site.yml failed on the VPS {NAME}:\n{play.stdout[-6000:]}", "read its end above")
+            raise LabError(f"site.yml failed on the VPS {name}:\n{play.stdout[-6000:]}", "read its end above")
         yield made
     finally:
         if keep:
-            console.print(f"The VPS stays; remove it: python3 -m tests.lab.vps down {NAME}")
+            console.print(f"The VPS stays; remove it: python3 -m tests.lab.vps down {name}")
         else:
             made.down()
-            shutil.rmtree(inventory_of(NAME), ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             if ours:
                 engine.stop_engine()

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from _bench import console, step, timed
-from rich.table import Table
+from _bench import console, new_table, result, step, timed
 
 from tests.lab import seed
 from tests.lab.vps.vps import Vps
@@ -67,12 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(vps: Vps, text: str) -> float:
     """Seconds of a shell command on the VPS. Raises LabError when any part of a pipe fails."""
     return timed(lambda: vps.ssh(f"set -o pipefail; {text}", timeout=3600))
-
-
-def result(vps: Vps, text: str) -> dict[str, Any]:
-    """The JSON object that a tool of ours ends its output with."""
-    said = vps.ssh(text, timeout=3600).stdout
-    return json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
 
 
 def quiet(vps: Vps) -> None:
@@ -224,13 +217,6 @@ def run(vps: Vps, options: argparse.Namespace) -> int:
     return 0
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    return table
-
-
 def _mb(count: float) -> str:
     return f"{count / 1e6:.1f} MB"
 
@@ -247,7 +233,7 @@ def tell(figures: Figures, rows: int) -> None:
         f" {figures.new_runs} flow runs were made between the backups; pg_dump and pg_restore with {figures.jobs} jobs"
     )
 
-    table = _table("Backup", "", "seconds", "stored after 1", f"stored after {count}", "ratio")
+    table = new_table("Backup", "", "seconds", "stored after 1", f"stored after {count}", "ratio")
     table.add_row(
         "prefect-backup create",
         f"{figures.seconds['backup'][0]:.1f} first, {best('backup'):.1f} hourly",
@@ -263,7 +249,7 @@ def tell(figures: Figures, rows: int) -> None:
         f"An hourly backup adds {_mb(growth)}; its dump takes {best('dump'):.1f} s, storing it {best('store'):.1f} s.\n"
     )
 
-    table = _table("Restore", "", "seconds", "of bare pg_restore", "gunzip | psql takes")
+    table = new_table("Restore", "", "seconds", "of bare pg_restore", "gunzip | psql takes")
     for name in ("restore", "bare pg_restore", "gunzip | psql"):
         table.add_row(
             {"restore": "prefect-restore: fetch, load, compare"}.get(name, name),
@@ -278,11 +264,11 @@ def tell(figures: Figures, rows: int) -> None:
         f" the smoke flow and the workers' return the command takes {best('restore, everything'):.1f} s.\n"
     )
 
-    table = _table("Checks of what came back", "", *CHECKSUMS)
+    table = new_table("Checks of what came back", "", *CHECKSUMS)
     table.add_row("seconds", *(f"{best(name):.1f}" for name in CHECKSUMS))
     console.print(table)
 
-    table = _table("Goals", "", "goal", "measured", "")
+    table = new_table("Goals", "", "goal", "measured", "")
     for text, goal, measured, met in (
         (
             "restore, of bare pg_restore with the same jobs",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.lab import restores
+from tests.lab.asking import Asking, serves
 from tests.lab.conftest import Aloud
 from tests.lab.restores import until
 from tests.lab.runs import Runs
@@ -24,48 +22,6 @@ LATER_IMAGE = images.prefect_image(LATER)
 # Longer than until the server has been replaced; the worker then waits for its end.
 RUN_SECONDS = 150
 WORKER = "/opt/prefect/worker/venv/bin/python -c 'from importlib.metadata import version; print(version(\"prefect\"))'"
-
-
-class Asking(threading.Thread):
-    """Makes a flow run, reads it and sets its state, over and over; nothing is tried twice."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(daemon=True)
-        self.endpoint = endpoint
-        self.flow = endpoint.post("/api/flows/", {"name": "asking"}).raise_for_status().json()["id"]
-        self.tried, self.longest = 0, 0.0
-        self.failed: list[str] = []
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        with self.endpoint.client() as client:
-            while not self._over.is_set():
-                made = self._ask(client, "POST", "/api/flow_runs/", {"flow_id": self.flow})
-                if made:
-                    self._ask(client, "GET", f"/api/flow_runs/{made['id']}")
-                    state = {"state": {"type": "CANCELLED"}, "force": True}
-                    self._ask(client, "POST", f"/api/flow_runs/{made['id']}/set_state", state)
-                time.sleep(0.2)
-
-    def _ask(self, client: Any, method: str, path: str, body: Any = None) -> Any:
-        began = time.monotonic()
-        self.tried += 1
-        try:
-            return client.request(method, path, json=body).raise_for_status().json()
-        except Exception as error:
-            self.failed.append(f"{method} {path}: {error!r}")
-            return None
-        finally:
-            self.longest = max(self.longest, time.monotonic() - began)
-
-    def __enter__(self) -> Asking:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-        print(f"requests: {self.tried} tried, {len(self.failed)} failed, the longest {self.longest:.1f} s")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,11 +46,6 @@ def runs(vps: Vps, endpoint: Endpoint) -> Iterator[Runs]:
     made = Runs(vps, endpoint)
     yield made
     made.remove()
-
-
-def serves(endpoint: Endpoint) -> str:
-    """The version of Prefect that answers."""
-    return endpoint.get("/api/admin/version").raise_for_status().json()
 
 
 def left_over(vps: Vps) -> str:

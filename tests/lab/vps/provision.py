@@ -30,6 +30,12 @@ def deployed_content(images: LabImages) -> str:
     return content_hash([REPOSITORY / folder for folder in DEPLOYED], [images.vps, images.prefect, settings, commit])
 
 
+def version_words(images: LabImages) -> list[str]:
+    """What the first site.yml on a host needs to be told of the version of Prefect; every later one keeps it."""
+    # What a new host gets by itself, nobody types.
+    return [] if images.prefect == NEWEST else ["-e", f"prefect_version={images.prefect}"]
+
+
 def ensure(images: LabImages) -> Snapshot:
     """The snapshot of the present content, made if it is not there: by one of several shards, while the others wait.
 
@@ -56,8 +62,7 @@ def _make(wanted: Snapshot, images: LabImages) -> None:
     try:
         vps.up(domain=DOMAIN)
         inventory.write(wanted.inventory, vps, images)
-        # What a new host gets by itself, nobody types; an older version is kept by every later site.yml.
-        words = [] if images.prefect == NEWEST else ["-e", f"prefect_version={images.prefect}"]
+        words = version_words(images)
         with step(" ".join(["ansible-playbook site.yml", *words, "on a bare VPS"])):
             run = run_playbook(wanted.inventory, "site.yml", *words, timeout=SECONDS_TO_PROVISION)
         if run.returncode:
