@@ -213,8 +213,10 @@ def _ensure_stand_ins(version: str) -> Path:
                 continue
             if not _exists(builder):
                 _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
-            lock = {"LOCK": f"prefect-{version}.txt"} if name == "prefect" else {}
-            _build(image, HERE / name, content, ROOTFS=rootfs, BUILDER=builder, **lock)
+            arguments = {"ROOTFS": rootfs, "BUILDER": builder}
+            if name == "prefect":
+                arguments["LOCK"] = f"prefect-{version}.txt"
+            _build(image, HERE / name, content, **arguments)
         _pack(archive, list(stack(version).values()))
     # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
