@@ -24,6 +24,7 @@ author:
   - the prefect self-hosting kit
 """
 
+import base64  # noqa: E402
 import shlex  # noqa: E402
 import time  # noqa: E402
 from typing import Any  # noqa: E402
@@ -36,18 +37,19 @@ from ansible.utils.display import Display  # noqa: E402
 BEGIN = """
 umask 077; d=$(mktemp -d /run/prefect-follow.XXXXXXXX 2> /dev/null || mktemp -d) && cd "$d" && : > err &&
 (setsid sh -c {command} < /dev/null > out 2> err &) && pwd"""
-# The exit code is read before the words: once it is there, so are all of them.
 COMMAND = "{command}; echo $? > rc.new; mv rc.new rc"
-LOOK = "cd {directory} && cat rc 2> /dev/null; echo :; tail -c +{start} err"
-END = "cat {directory}/out && rm -r {directory}"
+# The exit code is read before the words: once it is there, so are all of them. Over ssh there may be a terminal between, which
+# changes line feeds: hence base64.
+LOOK = 'cd {directory} && code=$(cat rc 2> /dev/null); echo "$code:$(tail -c +{start} err | base64 -w 0)"'
+END = "base64 -w 0 {directory}/out && rm -r {directory}"
 SECONDS = 1.0
 
 display = Display()
 
 
-def whole_lines(text: str) -> str:
-    """The text up to its last line feed: the rest may be half a line, or half a character."""
-    return text[: text.rfind("\n") + 1]
+def whole_lines(said: bytes) -> bytes:
+    """What was said, up to its last line feed: the rest may be half a line, or half a character."""
+    return said[: said.rfind(b"\n") + 1]
 
 
 class ActionModule(ActionBase):
@@ -73,7 +75,9 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f'"{given["argv"][0]}" could not be begun: {begun["stderr"].strip()}')
         directory = shlex.quote(begun["stdout"].strip().splitlines()[-1])
         code, said = self._follow(directory, given["patience"], f"{(task_vars or {}).get('inventory_hostname', '')}: ")
-        out = self._low_level_execute_command(END.format(directory=directory))["stdout"]
+        out = base64.b64decode(self._low_level_execute_command(END.format(directory=directory))["stdout"]).decode(
+            errors="replace"
+        )
         result |= {"rc": code, "stdout": out, "stdout_lines": out.splitlines(), "stderr": said}
         result |= {"stderr_lines": said.splitlines(), "changed": True, "failed": code != 0}
         if code != 0:
@@ -82,12 +86,11 @@ class ActionModule(ActionBase):
 
     def _follow(self, directory: str, patience: float, prefix: str) -> tuple[int, str]:
         """Show it until its end; gives its exit code and all that it said on stderr."""
-        said, lost = "", 0.0
+        said, lost = b"", 0.0
         while True:
             time.sleep(SECONDS)
             try:
-                start = len(said.encode()) + 1
-                seen = self._low_level_execute_command(LOOK.format(directory=directory, start=start))
+                seen = self._low_level_execute_command(LOOK.format(directory=directory, start=len(said) + 1))
             except AnsibleConnectionFailure as error:
                 lost = lost or time.monotonic()
                 if time.monotonic() - lost > patience:
@@ -101,10 +104,11 @@ class ActionModule(ActionBase):
                     f"{directory} is gone: has the host been started anew? {seen['stderr'].strip()}"
                 )
             lost = 0.0
-            code, _, more = seen["stdout"].partition(":\n")
-            new = more if code.strip() else whole_lines(more)
-            for line in new.splitlines():
+            code, _, more = seen["stdout"].strip().partition(":")
+            new = base64.b64decode(more)
+            new = new if code else whole_lines(new)
+            for line in new.decode(errors="replace").splitlines():
                 display.display(prefix + line)
             said += new
-            if code.strip():
-                return int(code), said
+            if code:
+                return int(code), said.decode(errors="replace")
