@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "systemd" / "worker"
 DEPLOY = ROOT / "ansible" / "roles" / "flows" / "files"
 PACKAGE = WORKER / "prefect_kit_worker"
+ROLES = ROOT / "ansible" / "roles"
 SEAMS = {PACKAGE / "seam.py", DEPLOY / "deploy_seam.py", WORKER / "prefect_engine.py"}
 sys.path[:0] = [str(WORKER), str(DEPLOY)]
 
@@ -32,12 +33,15 @@ HOME = tempfile.TemporaryDirectory()
 os.environ["PREFECT_HOME"] = HOME.name
 os.chdir(HOME.name)
 
+import anyio  # noqa: E402
 import deploy_seam  # noqa: E402
 import prefect  # noqa: E402
 import prefect_engine  # noqa: E402
+import yaml  # noqa: E402
 from prefect.cli.deploy import _core  # noqa: E402
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient  # noqa: E402
 from prefect.client.orchestration import PrefectClient  # noqa: E402
+from prefect.client.schemas.objects import FlowRun  # noqa: E402
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.flows import Flow, load_flow_from_flow_run  # noqa: E402
 from prefect.runner import (  # noqa: E402
@@ -55,6 +59,7 @@ from prefect_kit_worker.docker import DockerKitWorker  # noqa: E402
 from prefect_kit_worker.kit import Kit  # noqa: E402
 from prefect_kit_worker.notify import Systemd  # noqa: E402
 from prefect_kit_worker.process import ProcessKitWorker  # noqa: E402
+from prefect_kit_worker.worker import SMOKE  # noqa: E402
 
 #: What Prefect calls, by its name; the name that the seam gives it; and its parameters.
 EXTENDED = {
@@ -199,6 +204,33 @@ def check_cancellations_are_heard_after_an_outage() -> None:
     assert ("_polling_task" in source) == (prefect.__version__ == "3.8.8"), "who revives the listener has changed"
     # A sync makes a new one where there is none.
     assert "self._cancelling_observer is not None or" in inspect.getsource(sys.modules[BaseWorker.__module__])
+
+
+def check_the_smoke_flow_waits_for_no_place() -> None:
+    async def submitted(worker: Any, tags: list[str]) -> list[Any]:
+        run = FlowRun(id=uuid4(), flow_id=uuid4(), name="r", tags=tags)
+        return [one.id for one in await worker.submit_due([SimpleNamespace(flow_run=run)])]
+
+    async def all_steps(kind: type) -> None:
+        worker = made(kind)
+        worker._limiter = anyio.CapacityLimiter(1)
+        worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)
+        worker.get_flow_run_logger = lambda _: worker.log
+        [plain] = await submitted(worker, [])
+        assert await submitted(worker, []) == []
+        [smoke] = await submitted(worker, [SMOKE])
+        assert (worker._limiter.total_tokens, worker._limiter.borrowed_tokens, worker.has_place) == (1, 2, False)
+        worker.free_place(smoke)
+        assert await submitted(worker, []) == []
+        worker.free_place(plain)
+        assert worker.has_place
+        worker._limiter = None
+        assert len(await submitted(worker, [SMOKE])) == 1
+
+    for kind in ProcessKitWorker, DockerKitWorker:
+        asyncio.run(all_steps(kind))
+    definition = yaml.safe_load((ROLES / "checks" / "vars" / "main.yml").read_text())["__checks_smoke_deployment"]
+    assert definition["tags"] == [SMOKE]
 
 
 def check_no_name_of_ours_is_one_of_prefects() -> None:

@@ -83,6 +83,18 @@ class WorkerSeam:
         """Between the fetch of runs and their start: those that come too late are skipped."""
         return await super()._submit_scheduled_flow_runs(due)
 
+    async def submit_beside(self, due: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        """`_limiter`: start runs that wait for no place; while they run, others have as many places less."""
+        limiter = self._limiter
+        if limiter is None:
+            return await super()._submit_scheduled_flow_runs(due)
+        limit = limiter.total_tokens
+        limiter.total_tokens = max(limit, limiter.borrowed_tokens) + len(due)
+        try:
+            return await super()._submit_scheduled_flow_runs(due)
+        finally:
+            limiter.total_tokens = limit
+
     async def take_run(self, flow_run: FlowRun) -> None:
         """All of one run: noted before it is claimed, and an API that fails then must not end the worker."""
         await super()._submit_run(flow_run)
