@@ -15,6 +15,8 @@ from .progress import duration
 
 # How long somebody waits by default, in seconds: an hourly backup gives way to a verification that takes minutes.
 PATIENCE = 0.0
+# And what a playbook does, for which a person waits: the hourly backup must not fail it.
+PLAYBOOK = 900.0
 
 
 @contextlib.contextmanager

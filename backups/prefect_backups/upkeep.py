@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import Code, Failure
 from .last import read_last, remember
-from .lock import only_one
+from .lock import PLAYBOOK, only_one
 from .progress import Report
 from .restic import Repository
 from .settings import Settings
@@ -118,7 +118,7 @@ def init(settings: Settings, report: Report) -> dict[str, Any]:
         except Failure as failure:
             if failure.code is not Code.NO_REPOSITORY:
                 failures.append(failure)
-    with only_one(Path(settings.state), "the making of the repositories"):
+    with only_one(Path(settings.state), "the making of the repositories", PLAYBOOK):
         if local.init(there[0] if there else None):
             made.append(local.name)
         missing = [one for one in offsite if one not in there]

@@ -24,7 +24,7 @@ from prefect_backups import backup, smoke
 from prefect_backups import unfinished as restores
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
-from prefect_backups.lock import only_one
+from prefect_backups.lock import PLAYBOOK, only_one
 from prefect_backups.postgres import LIVE
 from prefect_backups.progress import Report
 from prefect_backups.stopping import stoppable
@@ -50,7 +50,7 @@ class Upgrade:
     def rehearse(self, image: str) -> dict[str, Any]:
         """What an upgrade would do. Raises Failure; nothing has changed then, nor otherwise."""
         host = self.host
-        with only_one(host.state, "a rehearsal of an upgrade"), stoppable(host.report):
+        with only_one(host.state, "a rehearsal of an upgrade", PLAYBOOK), stoppable(host.report):
             self._refuse_unfinished()
             return facts(rehearse(host, self._served(), image))
 
@@ -60,8 +60,8 @@ class Upgrade:
         self._refuse_unfinished()
         rehearsal = self._rehearsed(before, image)
         # Outside of the lock, which it takes itself: with its copies off-site.
-        made = backup.create(host.settings, "before-upgrade", report)
-        with only_one(host.state, WHAT), stoppable(report) as stop:
+        made = backup.create(host.settings, "before-upgrade", report, patience=PLAYBOOK)
+        with only_one(host.state, WHAT, PLAYBOOK), stoppable(report) as stop:
             was = smoke.prove(host.settings.endpoint, report)
             journal = Journal(before, image, "migrating", made["id"], rehearsal.revision_before, rehearsal.old_serves)
             journal.save(host.state)
@@ -85,7 +85,7 @@ class Upgrade:
     def back(self) -> dict[str, Any]:
         """The way back to the image of before the last upgrade. Raises Failure (NO_UNDO) where there is none."""
         host, report = self.host, self.host.report
-        with only_one(host.state, WHAT), stoppable(report) as stop:
+        with only_one(host.state, WHAT, PLAYBOOK), stoppable(report) as stop:
             self._refuse_unfinished()
             last = Upgraded.load(host.state)
             if last is None or last.after != self._served():

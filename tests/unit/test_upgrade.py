@@ -180,7 +180,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(migrations, "_others", lambda *_: False)
         monkeypatch.setattr(upgrade, "replace", replaced)
         monkeypatch.setattr(upgrade.smoke, "prove", smoke)
-        monkeypatch.setattr(upgrade.backup, "create", lambda *_: {"id": "b1"})
+        monkeypatch.setattr(upgrade.backup, "create", lambda *_, **__: {"id": "b1"})
         monkeypatch.setattr(upgrade.restores, "read", lambda _: None)
         monkeypatch.setattr(side, "remove", lambda *_, **__: None)
         return host, Upgrade(host)  # type: ignore[arg-type]
