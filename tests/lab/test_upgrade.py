@@ -69,6 +69,23 @@ def test_site_yml_keeps_the_version_that_runs(playbook, endpoint):
     assert f'it runs Prefect "{HERE}", and there is no upgrade to take back' in done.joined
 
 
+def test_a_rehearsal_that_fails_changes_nothing(vps, playbook, endpoint, later):
+    """Its words are those of the migration: here a table of somebody else's has the name of a new one."""
+    psql(vps, "CREATE TABLE automation_held_event (somebody text)")
+    try:
+        restores.back_up(vps)
+        done = playbook("upgrade.yml", *later, "-e", "rehearse_only=true", check=False)
+    finally:
+        psql(vps, "DROP TABLE automation_held_event")
+        restores.back_up(vps)
+    assert done.recap["failed"] == 1
+    assert f"the migrations to {LATER_IMAGE} fail" in done.joined
+    assert "automation_held_event" in done.joined
+    assert "nothing has changed: the server of before serves" in done.joined
+    assert serves(endpoint) == HERE
+    assert left_over(vps) == ""
+
+
 def killed_at(vps: Vps, step: str) -> None:
     """An upgrade, rehearsed before, that dies at a step."""
     died = vps.ssh(f"PREFECT_BACKUPS_FAILPOINT=kill:{step} prefect-upgrade --to {LATER_IMAGE}", check=False)
