@@ -7,6 +7,12 @@ import time
 
 import pytest
 
+from tests.lab.restores import until
+from tests.lab.runs import Runs
+from tests.lab.seed import psql
+
+# A worker's event, for each flow run that it holds.
+HEARTBEAT = "prefect-worker.flow-run.alive"
 CONTAINERS = {
     "prefect-postgres": {"CAP_CHOWN", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_SETGID", "CAP_SETUID"},
     "prefect-server": set(),
@@ -177,12 +183,26 @@ def test_a_change_that_does_not_work_is_taken_back(host, playbook):
     assert "CADDY_IMAGE=caddy:none" in host.check_output("tar -xOf /var/lib/prefect/refused.tar etc/prefect/stack.env")
 
 
-def test_a_start_on_a_slow_machine_is_no_hung_one(vps, host):
-    """On an eighth of a core it takes two minutes; whatever watches it lets it, and it ends well."""
-    with vps.throttled(0.13):
-        began = time.monotonic()
-        vps.ssh("systemctl restart prefect-stack", timeout=1500)
-        print(f"the start took {time.monotonic() - began:.0f} s")
-    for name in CONTAINERS:
-        found = inspect(host, name)
-        assert (found["State"]["Health"]["Status"], found["RestartCount"]) == ("healthy", 0), name
+def test_a_start_on_a_slow_machine_is_no_hung_one_and_takes_no_run_for_dead(vps, host, endpoint):
+    """On an eighth of a core it takes two minutes: whatever watches it lets it, it ends well, and a flow run of that time,
+    for which no heartbeat was heard for longer than workers_crash_seconds, goes on.
+    """
+    runs = Runs(vps, endpoint)
+    try:
+        run = runs.start(runs.deployment("through-a-slow-start", "child"))
+        runs.logged(run, "all are there", limit=60)
+        with vps.throttled(0.13):
+            began = time.monotonic()
+            vps.ssh("systemctl restart prefect-stack", timeout=1500)
+            print(f"the start took {time.monotonic() - began:.0f} s")
+        for name in CONTAINERS:
+            found = inspect(host, name)
+            assert (found["State"]["Health"]["Status"], found["RestartCount"]) == ("healthy", 0), name
+        # That it is, or is not, taken for dead comes of its next heartbeat.
+        heard = f"SELECT count(*) FROM events WHERE resource_id = 'prefect.flow-run.{run}' AND event = '{HEARTBEAT}'"
+        before = int(psql(vps, heard))
+        until("its next heartbeat", lambda: "" if int(psql(vps, heard)) > before else "none yet")
+        time.sleep(3)
+        assert runs.states(run)[-1] == "Running"
+    finally:
+        runs.remove()
