@@ -213,10 +213,8 @@ def _ensure_stand_ins(version: str) -> Path:
                 continue
             if not _exists(builder):
                 _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
-            arguments = {"ROOTFS": rootfs, "BUILDER": builder}
-            if name == "prefect":
-                arguments["LOCK"] = f"prefect-{version}.txt"
-            _build(image, HERE / name, content, **arguments)
+            # The others do not ask for it.
+            _build(image, HERE / name, content, ROOTFS=rootfs, BUILDER=builder, LOCK=f"prefect-{version}.txt")
         _pack(archive, list(stack(version).values()))
     # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
