@@ -127,7 +127,7 @@ def test_pending_updates_are_installed_with_the_workers_drained(vps, playbook, h
     try:
         before = host.check_output(started)
         done = playbook("upgrade.yml", "--tags", "host")
-        assert "update  lab-update" in done.joined
+        assert "update lab-update" in done.joined
         assert host.package("lab-update").version == "2"
         assert int(host.check_output(started)) > int(before)
         again = playbook("upgrade.yml", "--tags", "host")
