@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 
 from .errors import Code, Failure
+
+TRACEBACK = "Traceback (most recent call last)"
+ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt): ")
 
 
 def run_command(
@@ -26,6 +30,14 @@ def run_command(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(code, f'"{" ".join(arguments)}" failed: {error}', hint) from error
     if done.returncode:
-        words = " / ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
+        words = last_words(done.stderr or done.stdout)
         raise Failure(code, f'"{" ".join(arguments[:6])} …" ended with {done.returncode}: "{words}"', hint)
     return done.stdout
+
+
+def last_words(text: str) -> str:
+    """Why a program has failed, of what it said: a Python program's last error, else its last four lines."""
+    lines = text.strip().splitlines()
+    # What follows it is the statement and an address (SQLAlchemy), or that there was an exception (Prefect).
+    errors = [line.strip() for line in lines if ERROR.match(line)] if TRACEBACK in text else []
+    return errors[-1] if errors else " / ".join(lines[-4:])

@@ -34,6 +34,7 @@ from prefect_backups import (
     verify,
 )
 from prefect_backups import postgres as postgres_module
+from prefect_backups.command import last_words
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
 from prefect_backups.manifest import Manifest, Table
@@ -861,3 +862,21 @@ def test_enabled_workers_are_instances_and_not_their_template(tmp_path, monkeypa
     monkeypatch.setattr(stack, "UNITS", tmp_path)
     found = stack.Stack(None).enabled_workers()
     assert found == ["prefect-docker-worker@c.service", "prefect-worker@general-1.service"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("a\nb\nc\nd\ne\n", "b / c / d / e"),
+        ("no such Error: here\n", "no such Error: here"),
+        (
+            "Traceback (most recent call last):\n  File x\nasyncpg.DuplicateTableError: relation\n\nTraceback (most recent call "
+            'last):\nsqlalchemy.exc.ProgrammingError: (asyncpg) <class>: relation "held" already exists\n[SQL:\nCREATE TABLE '
+            "held (\n)\n]\n(Background on this error at: https://sqlalche.me/e/20/f405)\nAn exception occurred.\n",
+            'sqlalchemy.exc.ProgrammingError: (asyncpg) <class>: relation "held" already exists',
+        ),
+        ("Traceback (most recent call last)\nx\n", "Traceback (most recent call last) / x"),
+    ],
+)
+def test_why_a_program_has_failed(said, words):
+    assert last_words(said) == words
