@@ -30,12 +30,12 @@ def run_command(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(code, f'"{" ".join(arguments)}" failed: {error}', hint) from error
     if done.returncode:
-        words = last_words(done.stderr or done.stdout)
+        words = why(done.stderr or done.stdout)
         raise Failure(code, f'"{" ".join(arguments[:6])} …" ended with {done.returncode}: "{words}"', hint)
     return done.stdout
 
 
-def last_words(text: str) -> str:
+def why(text: str) -> str:
     """Why a program has failed, of what it said: a Python program's last error, else its last four lines."""
     lines = text.strip().splitlines()
     # What follows it is the statement and an address (SQLAlchemy), or that there was an exception (Prefect).

@@ -34,7 +34,7 @@ from prefect_backups import (
     verify,
 )
 from prefect_backups import postgres as postgres_module
-from prefect_backups.command import last_words
+from prefect_backups.command import why
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
 from prefect_backups.manifest import Manifest, Table
@@ -879,4 +879,4 @@ def test_enabled_workers_are_instances_and_not_their_template(tmp_path, monkeypa
     ],
 )
 def test_why_a_program_has_failed(said, words):
-    assert last_words(said) == words
+    assert why(said) == words
