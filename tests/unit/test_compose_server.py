@@ -304,11 +304,14 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     reported: list[Verdict] = []
+    well = threading.Event()
 
     class Noted(Report):
         def write(self, verdict: Verdict, holds: float) -> None:
             super().write(verdict, holds)
             reported.append(verdict)
+            if verdict.word == "well":
+                well.set()
 
     async def refuse(*_: Any, **__: Any) -> None:
         raise asyncpg.InvalidPasswordError("no")
@@ -324,6 +327,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         monkeypatch.setattr(start, "SERVER", (sys.executable, "-c", program, str(port)))
         return asyncio.run(start.main()), reported
 
+    run.well = well  # type: ignore[attr-defined]
     return run
 
 
@@ -334,7 +338,8 @@ def test_the_end_of_the_server_is_the_end_of_its_container(started: Any, capsys:
 
 
 def test_a_stop_is_passed_on(started: Any) -> None:
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    # On a busy machine the server takes its time.
+    threading.Thread(target=lambda: started.well.wait(60) and os.kill(os.getpid(), signal.SIGTERM)).start()
     code, reported = started(SERVER)
     assert code == 128 + signal.SIGTERM
     assert reported[0] == Verdict("starting")
