@@ -52,6 +52,11 @@ def whole_lines(said: bytes) -> bytes:
     return said[: said.rfind(b"\n") + 1]
 
 
+def error_of(said: str) -> str:
+    """Of what a tool of ours said its error, as it has been shown already; all of it, where there is none."""
+    return said[max(said.rfind("ERROR: "), 0) :].strip()
+
+
 class ActionModule(ActionBase):
     """Begin it, look at it every second, and give what ansible.builtin.command gives."""
 
@@ -81,7 +86,7 @@ class ActionModule(ActionBase):
         result |= {"rc": code, "stdout": out, "stdout_lines": out.splitlines(), "stderr": said}
         result |= {"stderr_lines": said.splitlines(), "changed": True, "failed": code != 0}
         if code != 0:
-            result["msg"] = said.strip() or f"it ended with {code}"
+            result["msg"] = error_of(said) or f"it ended with {code}"
         return result
 
     def _follow(self, directory: str, patience: float, prefix: str) -> tuple[int, str]:

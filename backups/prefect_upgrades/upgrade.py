@@ -52,6 +52,12 @@ class Upgrade:
         host = self.host
         with only_one(host.state, "a rehearsal of an upgrade", PLAYBOOK), stoppable(host.report):
             self._refuse_unfinished()
+            if image == self._served():
+                raise Failure(
+                    Code.REHEARSAL,
+                    f"Refusing to rehearse: the server of this host runs {image} already",
+                    "another one: prefect-upgrade --rehearse IMAGE",
+                )
             return facts(rehearse(host, self._served(), image))
 
     def run(self, image: str) -> dict[str, Any]:

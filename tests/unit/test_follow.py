@@ -59,6 +59,12 @@ def test_lines_are_shown_when_they_are_said_and_all_is_given_at_the_end(follow):
     assert result["msg"] == "eins …\nzwei\ndrei"
 
 
+def test_the_error_is_what_a_failure_says(follow):
+    """What was shown before it is not shown again."""
+    _, _, result = follow("echo '  ok   a step: 3 s' >&2; echo 'ERROR: no\nHINT: another' >&2; exit 20")
+    assert (result["rc"], result["msg"]) == (20, "ERROR: no\nHINT: another")
+
+
 def test_check_mode_runs_nothing(follow, tmp_path):
     code, _, result = follow(f"touch {tmp_path}/made", "--check")
     assert (code, result["skipped"]) == (0, True)

@@ -293,3 +293,10 @@ def test_what_was_not_rehearsed_is_refused(played: Any, tmp_path: Path, age: flo
         upgrading.run(NEW)
     assert (refused.value.code, refused.value.hint) == (Code.REHEARSAL, f"prefect-upgrade --rehearse {NEW}")
     assert host.done == []
+
+
+def test_the_image_that_serves_is_not_rehearsed(played: Any) -> None:
+    host, upgrade_ = played()
+    with pytest.raises(Failure, match=f"the server of this host runs {OLD} already") as refused:
+        upgrade_.rehearse(OLD)
+    assert (refused.value.code, host.done) == (Code.REHEARSAL, [])
