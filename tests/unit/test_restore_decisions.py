@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import io
 import json
@@ -23,12 +24,14 @@ from prefect_backups import (
     restore_words,
     schema,
     settings,
+    undo,
 )
 from prefect_backups.decide import possible
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
 from prefect_backups.journal import Journal
 from prefect_backups.plan import Plan
+from prefect_backups.postgres import LIVE, PREVIOUS
 from prefect_backups.progress import Report, duration, size
 from prefect_backups.restic import Backup
 from prefect_backups.stopping import Interrupted, stoppable
@@ -442,3 +445,31 @@ def test_settings_that_an_older_version_wrote_are_read():
     """An upgrade that was cut off before it wrote them must not keep anybody from restoring."""
     older = {"door" if name == "endpoint" else name: value for name, value in LEAST.items()}
     assert settings.parse(json.dumps(older)) == settings.parse(json.dumps(LEAST))
+
+
+@pytest.mark.parametrize(
+    ("before", "live", "words", "migrated", "raises"),
+    [
+        ("new", "new", "", False, False),
+        (None, "new", "", False, False),
+        ("old", "new", "", True, False),
+        # After a way back of an upgrade by the image alone: this Prefect serves the newer schema, and cannot migrate it.
+        ("new", "old", "CommandError: Can't locate revision identified by 'new'", True, False),
+        ("old", "new", "another error", True, True),
+    ],
+)
+def test_the_database_before_is_brought_to_this_prefect(before, live, words, migrated, raises):
+    done = []
+
+    def migrate(database):
+        done.append(database)
+        if words:
+            raise Failure(Code.RESTORE, words, "")
+
+    postgres = SimpleNamespace(
+        revision=lambda name: {PREVIOUS: before, LIVE: live}[name], databases=lambda: {LIVE, PREVIOUS}
+    )
+    host = SimpleNamespace(postgres=postgres, stack=SimpleNamespace(migrate=migrate), report=Report.silent())
+    with pytest.raises(Failure) if raises else contextlib.nullcontext():
+        undo.migrate(host)
+    assert bool(done) is migrated
