@@ -33,14 +33,16 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure  # noqa: 
 from ansible.plugins.action import ActionBase  # noqa: E402
 from ansible.utils.display import Display  # noqa: E402
 
-#: Of root's alone on a host; where there is no such directory, mktemp's own.
+#: In a directory of root's alone (where there is no /run, mktemp's own), and in a session of its own. It is waited for until it
+#: is there: what is still in the connection's session when that ends, ends with it.
 BEGIN = """
 umask 077; d=$(mktemp -d /run/prefect-follow.XXXXXXXX 2> /dev/null || mktemp -d) && cd "$d" && : > err &&
-(setsid sh -c {command} < /dev/null > out 2> err &) && pwd"""
-COMMAND = "{command}; echo $? > rc.new; mv rc.new rc"
-# The exit code is read before the words: once it is there, so are all of them. Over ssh there may be a terminal between, which
-# changes line feeds: hence base64.
-LOOK = 'cd {directory} && code=$(cat rc 2> /dev/null); echo "$code:$(tail -c +{start} err | base64 -w 0)"'
+{{ setsid sh -c {command} < /dev/null > out 2> err & }} && while test ! -s pid; do sleep 0.1; done && pwd"""
+COMMAND = "echo $$ > pid.new; mv pid.new pid; {command}; echo $? > rc.new; mv rc.new rc"
+# The exit code is read before the words: once it is there, so are all of them. It is 255 where the command was killed with its
+# shell. Over ssh there may be a terminal between, which changes line feeds: hence base64.
+LOOK = """cd {directory} || exit 1; code=$(cat rc 2> /dev/null) || kill -0 $(cat pid) 2> /dev/null ||
+code=$(cat rc 2> /dev/null || echo 255); echo "$code:$(tail -c +{start} err | base64 -w 0)\""""
 END = "base64 -w 0 {directory}/out && rm -r {directory}"
 SECONDS = 1.0
 

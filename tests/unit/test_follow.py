@@ -65,6 +65,12 @@ def test_the_error_is_what_a_failure_says(follow):
     assert (result["rc"], result["msg"]) == (20, "ERROR: no\nHINT: another")
 
 
+def test_a_command_that_is_killed_with_its_shell_is_told(follow):
+    """Nobody waits for an exit code that will never come."""
+    _, _, result = follow("echo begun >&2; kill -9 $PPID; sleep 1; kill -9 $$")
+    assert (result["rc"], result["failed"], result["msg"]) == (255, True, "begun")
+
+
 def test_check_mode_runs_nothing(follow, tmp_path):
     code, _, result = follow(f"touch {tmp_path}/made", "--check")
     assert (code, result["skipped"]) == (0, True)
