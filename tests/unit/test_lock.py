@@ -71,6 +71,7 @@ def test_people_s_own_flows_are_locked_for_the_version_that_they_pin():
         == newest
     )
     assert lock.version_for("Prefect == 3.8.8  # as the server\n", text) == "3.8.8"
+    assert lock.version_for("prefect[aws]==3.8.8\n", text) == "3.8.8"
     for version in lock.supported(text):
         assert f"prefect=={version}\n" in (ROOT / lock.BOUNDS.format(version)).read_text()
 
