@@ -135,9 +135,11 @@ def note_run(inventory_directory: Path, content: str, run: dict[str, Any]) -> No
     write_whole(record_of(inventory_directory), json.dumps({"content": content, **run}))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_vps(lab: images.LabImages) -> Iterator[Callable[..., Vps]]:
-    """`make_vps(NAME, domain=None)` makes a further VPS, bare and new, that goes at the end of the session."""
+    """`make_vps(NAME, domain=None)` makes a further VPS, bare and new, that goes at the end of the file: a server that
+    only waits takes a twentieth of a core from the tests after it.
+    """
     made: list[Vps] = []
 
     def make(name: str, domain: str | None = None) -> Vps:

@@ -160,6 +160,8 @@ class Vps:
                 f"--env=LAB_DNS={subnet[network.DNS_ADDRESS]}",
                 # `systemctl reboot` inside ends the container, and this starts it again.
                 "--restart=on-failure", "--stop-signal=SIGRTMIN+3", f"--stop-timeout={SECONDS_TO_SHUT_DOWN}",
+                # How much it gets when all processors are busy (tests/lab/shards.py); 0: as much as the others.
+                f"--cpu-shares={os.environ.get('PREFECT_LAB_WEIGHT', '0')}",
                 *security_flags(bounding_set(), cgroup_layout(), self.name),
                 *(f"--volume={volume}:{path}" for volume, path in volumes(self.name).items()),
                 source.image if source else images.vps, "/bin/sh", "-c", INIT,
