@@ -19,7 +19,8 @@ import asyncpg
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from health import Finding, Judge, Kind, Looks, Report, Verdict, cpu_seconds
 
-SERVER = ("prefect", "server", "start")
+# -P: what lies beside the program is no module of Prefect's.
+SERVER = (sys.executable, "-P", str(Path(__file__).resolve().with_name("serve.py")))
 HEALTH = Path("/tmp/health")  # noqa: S108
 #: While the server was away it heard no heartbeat of any flow run. The windows of the automation "Crash detection" are
 #: reset before it starts: else runs that go on well would be Crashed at once when it was away for longer than a window,

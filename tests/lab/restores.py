@@ -154,7 +154,7 @@ _AT_WORK = f"""
 test ! -e {STATE}/restore.json || echo "journal $(tr -d '\\n' < {STATE}/restore.json)"
 systemctl list-units --plain --no-legend '{UNITS}' prefect-restore.service
 """
-# An order in a container costs as much processor time as ten of these: asked only when nothing is at work any more.
+# A command in a container costs as much processor time as ten of these: run only when nothing is at work any more.
 _LEFT = f"""
 ls -A {STAGING} | sed 's/^/staging: /'
 for unit in {WORKER} prefect-stack.service; do
@@ -171,7 +171,7 @@ docker exec prefect-postgres psql -U prefect -d postgres -Atc "SELECT 'database 
 
 def leftovers(vps: Vps) -> list[str]:
     """What a restore should not leave, and what should run and does not; nothing when all is well."""
-    done = vps.ssh(f"seen=$({_AT_WORK}) && test -z \"$seen\" || {{ echo \"$seen\"; exit 0; }}; {_LEFT}", check=False)
+    done = vps.ssh(f'seen=$({_AT_WORK}) && test -z "$seen" || {{ echo "$seen"; exit 0; }}; {_LEFT}', check=False)
     return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""What runs in the server's container beside Prefect: start.py, health.py and healthcheck.sh."""
+"""What runs in the server's container beside Prefect: start.py, serve.py, health.py and healthcheck.sh."""
 
 from __future__ import annotations
 
@@ -335,6 +335,18 @@ def test_the_end_of_the_server_is_the_end_of_its_container(started: Any, capsys:
     """And what cannot be reset (a first start has no tables) keeps nothing from starting."""
     assert started("raise SystemExit(7)")[0] == 7
     assert capsys.readouterr().out == "Windows of Crash detection are as they were: no\n"
+
+
+def test_the_server_is_prefects_own_with_a_lazier_garbage_collector(tmp_path: Path) -> None:
+    """A module that lies beside the program is not taken for one of Prefect's."""
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "__init__.py").touch()
+    (tmp_path / "prefect" / "__main__.py").write_text(
+        "import gc, importlib.util, sys; print(sys.argv[1:], gc.get_threshold()[0], importlib.util.find_spec('health'))"
+    )
+    command, environment = list(start.SERVER), {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "['server', 'start'] 50000 None\n"
 
 
 def test_a_stop_is_passed_on(started: Any) -> None:
