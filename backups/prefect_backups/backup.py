@@ -134,7 +134,6 @@ def _check(settings: Settings, postgres: Postgres, local: Repository) -> Facts:
         )
     with postgres.connect() as connection:
         tables, database = connection.execute(query).fetchone() or (0, 0)
-    local.open()
     earlier = local.backups()
     dump = space.dump_bytes(tables, database, _last_manifest(settings))
     needs = [(postgres.staging, dump), (Path(local.url), space.added_bytes(dump, earlier))]

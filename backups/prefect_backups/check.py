@@ -165,9 +165,7 @@ def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str
     Args:
         offsite: also open each off-site repository and look at what is there.
     """
-    local = Repository.local(settings)
-    local.open()
-    backups = local.backups()
+    backups = Repository.local(settings).backups()
     last = read_last(settings)
     unreachable = []
     if offsite:

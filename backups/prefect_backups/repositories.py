@@ -45,7 +45,8 @@ def backups(repositories: Iterable[Repository], report: Report) -> list[Backup]:
     failures: list[Failure] = []
     for repository in repositories:
         try:
-            repository.open()
+            if not repository.is_local:
+                repository.open()
             lists.append(repository.backups())
         except Failure as failure:
             failures.append(failure)

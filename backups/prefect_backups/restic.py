@@ -138,6 +138,12 @@ class Repository:
         seconds: float | None = None,
     ) -> bytes:
         """Run restic; gives its stdout. A lock that a killed restic left is removed once. Raises Failure."""
+        if not Path(self.settings.password_file).is_file():
+            raise Failure(
+                Code.SETTINGS,
+                f"there is no password file {self.settings.password_file}",
+                "ansible-playbook site.yml --tags backups",
+            )
         status, said, words = self._once(arguments, source, on_line, seconds)
         if status == LOCKED:
             self.unlock()
@@ -224,16 +230,10 @@ class Repository:
     # --- what it does ----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Whether it is there and opens with our password.
+        """Whether it is there and opens with our password: what backups() tells, too, but sooner where nothing answers.
 
         Raises Failure: WRONG_KEY, NO_REPOSITORY, DAMAGED, or OFFSITE for one that is not reached.
         """
-        if not Path(self.settings.password_file).is_file():
-            raise Failure(
-                Code.SETTINGS,
-                f"there is no password file {self.settings.password_file}",
-                "ansible-playbook site.yml --tags backups",
-            )
         self._run("cat", "config", "--no-lock", what="be opened", seconds=OPEN_SECONDS)
 
     def init(self, like: Repository | None = None) -> bool:
@@ -253,7 +253,7 @@ class Repository:
         return True
 
     def backups(self) -> list[Backup]:
-        """Our backups in it, newest first."""
+        """Our backups in it, newest first. Raises Failure as open() does."""
         said = self._run("snapshots", "--json", f"--host={HOST}", what="be listed", seconds=5 * OPEN_SECONDS)
         return parse_snapshots(said.decode(), self.name)
 

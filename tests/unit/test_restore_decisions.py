@@ -257,12 +257,14 @@ class PlayedRepository:
 
     def __init__(self, name: str, *identities: str, broken: str = "") -> None:
         self.name, self._backups, self._broken = name, [made(one, name) for one in identities], broken
+        self.is_local = name == "local"
 
     def open(self) -> None:
         if self._broken:
             raise Failure(Code.WRONG_KEY, self._broken)
 
     def backups(self) -> list[Backup]:
+        self.open()
         return self._backups
 
 
