@@ -16,6 +16,8 @@ if UTILS not in sys.path:
 from prefect_preflight import (  # noqa: E402
     prefect_left_passwords,
     prefect_options,
+    prefect_postgres_problems,
+    prefect_postgres_upgrade_problem,
     prefect_running,
     prefect_settings_problems,
     prefect_typed,
@@ -31,6 +33,8 @@ class FilterModule:
         return {
             "prefect_left_passwords": prefect_left_passwords,
             "prefect_options": prefect_options,
+            "prefect_postgres_problems": prefect_postgres_problems,
+            "prefect_postgres_upgrade_problem": prefect_postgres_upgrade_problem,
             "prefect_running": prefect_running,
             "prefect_settings_problems": prefect_settings_problems,
             "prefect_typed": prefect_typed,

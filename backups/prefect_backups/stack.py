@@ -361,11 +361,30 @@ class Stack:
         # Docker would not start a container whose volume has no directory.
         data.mkdir(mode=0o755, exist_ok=True)
 
-    def put_back(self, aside: Path) -> None:
-        """Undo `set_aside`, also a half-done one; the new cluster goes. Postgres and the server are stopped then."""
+    def take_cluster(self, source: Path) -> None:
+        """Have data that were set aside once in the place that `set_aside` has just emptied."""
+        data = self.volume()
+        data.rmdir()
+        source.rename(data)
+
+    def remove_aside(self, aside: Path) -> None:
+        """Remove data that were set aside; what is gone already is no error."""
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def put_back(self, aside: Path, source: Path | None = None) -> None:
+        """Undo `set_aside`, also a half-done one. Postgres and the server are stopped then.
+
+        The new cluster goes; with `source`, it is the one of `take_cluster`, and goes back there.
+        """
         self.compose("stop", "server", "postgres")
         data, discarded = self.volume(), aside.with_name(f"{aside.name}.new")
-        if aside.exists():
+        if aside.exists() and source is not None:
+            if source.exists():
+                data.rmdir()
+            else:
+                data.rename(source)
+            aside.rename(data)
+        elif aside.exists():
             # What is aside is back before anything is removed, and a death between the renames is no obstacle.
             if discarded.exists():
                 data.rmdir()

@@ -158,6 +158,18 @@ def _verify(settings: Settings, report: Report, source: Repository, backup: Back
     }
 
 
+def rehearse(
+    settings: Settings, report: Report, source: Repository, backup: Backup, account: Manifest, image: str
+) -> float:
+    """Bring a backup back into a throwaway Postgres of another image, and prove it there; gives the seconds that the data
+    took. Raises Failure.
+    """
+    with _throwaway(settings, report, image) as postgres:
+        bring_back(source, backup, account, postgres, settings, report, f"a throwaway {image}")
+        prove(backup, account, postgres, report, "nothing has changed")
+    return report.seconds["fetch"] + report.seconds["load"]
+
+
 def _decrypt_blocks(postgres: Postgres) -> int:
     """Decrypt every encrypted block with the key that is in the database, as Prefect does; gives how many."""
     with postgres.connect(RESTORING) as connection:
@@ -191,13 +203,13 @@ def decrypt(blocks: list[tuple[str, str]], key: str) -> int:
 
 
 @contextlib.contextmanager
-def _throwaway(settings: Settings, report: Report) -> Iterator[Postgres]:
-    """A Postgres of the live one's image that nobody else reaches; it is gone afterwards, whatever happens."""
+def _throwaway(settings: Settings, report: Report, image: str = "") -> Iterator[Postgres]:
+    """A Postgres of the live one's image, or of another, that nobody else reaches; it is gone afterwards, whatever happens."""
     remove(settings)
     directory = Path(settings.verify_directory)
     try:
         with report.step("throwaway Postgres", "start"):
-            postgres = _start(settings, directory)
+            postgres = _start(settings, directory, image or _image(settings))
         yield postgres
     except docker.errors.DockerException as error:
         raise Failure(
@@ -256,14 +268,14 @@ def _image(settings: Settings) -> str:
         return Stack(settings).environment()["POSTGRES_IMAGE"]
 
 
-def _start(settings: Settings, directory: Path) -> Postgres:
+def _start(settings: Settings, directory: Path, image: str) -> Postgres:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only root gets below `directory`; the container's root gives `data` and `socket` to its postgres.
     for name in ("data", "socket", "staging"):
         (directory / name).mkdir(mode=0o755)
     shutil.chown(directory / "staging", OWNER, OWNER)
     write_whole(directory / "password", secrets.token_hex(32) + "\n", mode=0o400)
-    container = docker.from_env().containers.run(**container_options(settings, _image(settings)))
+    container = docker.from_env().containers.run(**container_options(settings, image))
     end = time.monotonic() + settings.start_seconds
     # Over TCP: while the cluster is being made, a temporary server answers on the socket only.
     while container.exec_run(["pg_isready", "--quiet", "--host=127.0.0.1", "--username=prefect"]).exit_code != 0:

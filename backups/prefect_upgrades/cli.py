@@ -19,6 +19,7 @@ from prefect_backups.progress import Report
 from prefect_backups.restore_unit import in_unit
 from prefect_backups.stopping import Interrupted
 
+from .cluster import PostgresUpgrade
 from .upgrade import Upgrade, words
 
 UNIT = f"prefect-upgrade-run-{os.getpid()}.service"
@@ -39,6 +40,17 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_argument("--to", metavar="IMAGE", help="upgrade; it must have been rehearsed")
     verbs.add_argument("--back", action="store_true", help="back to the version of before the last upgrade")
     verbs.add_argument("--resume", action="store_true", help="finish, or take back, an upgrade that was cut off")
+    verbs.add_argument(
+        "--rehearse-postgres", metavar="IMAGE", help="bring the newest backup back in another major version of Postgres"
+    )
+    verbs.add_argument("--postgres", metavar="IMAGE", help="upgrade Postgres; it must have been rehearsed")
+    verbs.add_argument(
+        "--postgres-back", action="store_true", help="back to the cluster of before the last upgrade of Postgres"
+    )
+    verbs.add_argument(
+        "--drop-previous-postgres", action="store_true", help="remove that cluster; then there is no way back"
+    )
+    made.add_argument("--lose-newer", action="store_true", help="with --postgres-back: lose what was written since")
     made.add_argument("--json", action="store_true", help="print what was done as JSON")
     made.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
     return made
@@ -46,7 +58,16 @@ def parser() -> argparse.ArgumentParser:
 
 def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     """What is done in the unit. Raises Failure."""
-    upgrade = Upgrade(Host.here(settings.load(), report))
+    host = Host.here(settings.load(), report)
+    upgrade, postgres = Upgrade(host), PostgresUpgrade(host)
+    if options.rehearse_postgres:
+        return postgres.rehearse(options.rehearse_postgres)
+    if options.postgres:
+        return postgres.run(options.postgres)
+    if options.postgres_back:
+        return postgres.back(options.lose_newer)
+    if options.drop_previous_postgres:
+        return postgres.drop_previous()
     if options.rehearse:
         found = upgrade.rehearse(options.rehearse)
         words(found, report)
@@ -55,7 +76,7 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         return upgrade.run(options.to)
     if options.back:
         return upgrade.back()
-    done = upgrade.resume()
+    done = postgres.resume() or upgrade.resume()
     if done is None:
         report.say("There is nothing to resume.")
     subprocess.run(["systemctl", "reset-failed", UNITS, RESUMER], capture_output=True, check=False)

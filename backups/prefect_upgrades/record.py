@@ -13,6 +13,8 @@ from prefect_backups.files import remove, write_whole
 
 #: In their order. Before the first nothing has changed, after the last nothing is left to do.
 PHASES = ("migrating", "replacing", "proving")
+#: The same of an upgrade of Postgres.
+CLUSTER_PHASES = ("building", "starting")
 
 
 @dataclass
@@ -43,6 +45,16 @@ class _File:
     def forget(self, state: Path) -> None:
         """Remove it."""
         remove(self.path(state))
+
+
+def _refuse_phase(phase: str, phases: tuple[str, ...], path: Path) -> None:
+    """Raise Failure (SETTINGS) for a journal whose phase is none of ours."""
+    if phase not in phases:
+        raise Failure(
+            Code.SETTINGS,
+            f'{path}: phase is "{phase}", but must be one of {", ".join(phases)}',
+            f"look at it, then remove it: rm {path}",
+        )
 
 
 @dataclass
@@ -94,14 +106,8 @@ class Journal(_File):
 
     @classmethod
     def load(cls, state: Path) -> Self | None:
-        found = super().load(state)
-        if found is not None and found.phase not in PHASES:
-            path = cls.path(state)
-            raise Failure(
-                Code.SETTINGS,
-                f'{path}: phase is "{found.phase}", but must be one of {", ".join(PHASES)}',
-                f"look at it, then remove it: rm {path}",
-            )
+        if (found := super().load(state)) is not None:
+            _refuse_phase(found.phase, PHASES, cls.path(state))
         return found
 
     def enter(self, state: Path, phase: str) -> None:
@@ -125,6 +131,73 @@ class Upgraded(_File):
     @classmethod
     def path(cls, state: Path) -> Path:
         return state / "upgraded.json"
+
+
+@dataclass
+class ClusterRehearsal(_File):
+    """What a rehearsal of an upgrade of Postgres has shown."""
+
+    #: Images: what serves now, and what is to.
+    before: str
+    after: str
+    #: When it ended, in seconds since the epoch.
+    at: float
+    #: Id of the backup that was brought back.
+    backup: str
+    #: That bringing it back took.
+    restore_seconds: float
+
+    @classmethod
+    def path(cls, state: Path) -> Path:
+        return state / "postgres-rehearsal.json"
+
+
+@dataclass
+class ClusterJournal(_File):
+    """An upgrade of Postgres, or a way back, that is under way."""
+
+    before: str
+    after: str
+    #: One of CLUSTER_PHASES.
+    phase: str
+    #: Where the data of the cluster of before are, or will be.
+    aside: str
+    #: Id of the backup that fills the new cluster; empty before there is one.
+    backup: str = ""
+    #: Of a way back: where the cluster was that takes its place.
+    source: str = ""
+
+    @classmethod
+    def path(cls, state: Path) -> Path:
+        return state / "postgres-upgrade.json"
+
+    @classmethod
+    def load(cls, state: Path) -> Self | None:
+        if (found := super().load(state)) is not None:
+            _refuse_phase(found.phase, CLUSTER_PHASES, cls.path(state))
+        return found
+
+    def enter(self, state: Path, phase: str) -> None:
+        """Go on to a phase."""
+        self.phase = phase
+        self.save(state)
+
+
+@dataclass
+class Cluster(_File):
+    """The cluster that the last upgrade of Postgres has set aside: the way back."""
+
+    before: str
+    after: str
+    #: When, in seconds since the epoch.
+    at: float
+    #: Id of the backup that filled the new cluster.
+    backup: str
+    aside: str
+
+    @classmethod
+    def path(cls, state: Path) -> Path:
+        return state / "postgres-upgraded.json"
 
 
 def facts(one: Any) -> dict[str, Any]:

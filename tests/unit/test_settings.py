@@ -52,6 +52,7 @@ def settings(tmp_path) -> dict[str, Any]:
         "prefect_domain": "prefect.example.org",
         "prefect_email": "ops@example.org",
         "prefect_version": SUPPORTED[0],
+        "prefect_postgres_image": "postgres:17.12-trixie",
         "prefect_image": f"prefecthq/prefect:{SUPPORTED[0]}-python3.13",
         "prefect_secrets_dir": str(tmp_path / "secrets"),
         "prefect_workers": [{"name": "general-1", "pool": "general", "limit": 4}],
@@ -518,10 +519,10 @@ def test_pinned_image(said, image):
 
 
 def test_postgres_of_another_major_version(said):
-    assert said(prefect_postgres_image="postgres:18.1-trixie") == [
-        'prefect_postgres_image is "postgres:18.1-trixie"; it must be of Postgres 17, as another major version cannot '
-        "read the database's files"
+    assert said(prefect_postgres_image="postgres:16.4") == [
+        'prefect_postgres_image is "postgres:16.4"; it must be of Postgres 17 or 18'
     ]
+    assert said(prefect_postgres_image="postgres:18.1-trixie") == []
     assert said(prefect_postgres_image="postgres:17") == []
 
 
@@ -529,9 +530,8 @@ def test_a_digest_does_not_hide_the_version_of_postgres(said):
     digest = f"@sha256:{'0a' * 32}"
     assert said(prefect_postgres_image=f"postgres:17.12-trixie{digest}") == []
     assert said(prefect_postgres_image=f"registry.example.org:5000/postgres:17{digest}") == []
-    assert said(prefect_postgres_image=f"postgres:18.1-trixie{digest}") == [
-        f'prefect_postgres_image is "postgres:18.1-trixie{digest}"; it must be of Postgres 17, as another major version '
-        "cannot read the database's files"
+    assert said(prefect_postgres_image=f"postgres:19.1-trixie{digest}") == [
+        f'prefect_postgres_image is "postgres:19.1-trixie{digest}"; it must be of Postgres 17 or 18'
     ]
     for name in "postgres", "registry.example.org:5000/postgres":
         assert said(prefect_postgres_image=f"{name}{digest}") == [

@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from prefect_preflight import prefect_running, prefect_upgrade_problem, prefect_version_problems
+from prefect_preflight import (
+    prefect_postgres_problems,
+    prefect_postgres_upgrade_problem,
+    prefect_running,
+    prefect_upgrade_problem,
+    prefect_version_problems,
+)
 
 from tests.contract import environments
 
@@ -101,6 +107,7 @@ def test_playbooks_without_a_preflight_look_first(playbook):
 
 # --- what a host runs --------------------------------------------------------------------------------------------
 
+NOTHING = {"image": "", "version": "", "before": "", "postgres": "", "postgres_image": ""}
 UPGRADED = """{
   "before": "prefecthq/prefect:3.8.8-python3.13",
   "after": "prefecthq/prefect:3.9.1-python3.13",
@@ -123,14 +130,13 @@ UPGRADED = """{
 )
 def test_what_a_server_runs(image, locked, version):
     seen = f"debian\r\n13\r\nsystemd\r\nPREFECT_IMAGE={image}\r\n" + (f"prefect=={locked} \\\r\n" if locked else "")
-    assert prefect_running(seen) == {"image": image, "version": version, "before": ""}
+    assert prefect_running(seen) == NOTHING | {"image": image, "version": version}
 
 
 def test_what_a_host_without_a_server_runs():
-    nothing = {"image": "", "version": "", "before": ""}
-    assert prefect_running("") == prefect_running("debian\n13\n\n") == nothing
+    assert prefect_running("") == prefect_running("debian\n13\n\n") == NOTHING
     # A host of the group workers.
-    assert prefect_running("prefect==3.9.1 \\\n") == nothing
+    assert prefect_running("prefect==3.9.1 \\\n") == NOTHING
 
 
 def test_where_a_server_comes_from():
@@ -151,15 +157,53 @@ def test_the_look_at_a_host_finds_what_it_is_to_find(tmp_path):
     def look() -> dict[str, str]:
         return prefect_running(subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout)
 
-    assert look() == {"image": "", "version": "", "before": ""}
+    assert look() == NOTHING
     for path in (etc, root / "worker", state / "backups"):
         path.mkdir(parents=True)
     template = (ROLES / "stack/templates/stack.env.j2").read_text()
-    (etc / "stack.env").write_text(template.replace("{{ __prefect_known_image }}", "prefecthq/prefect:release-7"))
+    images = {"__prefect_known_image": "prefecthq/prefect:release-7", "prefect_postgres_image": "postgres:17.12-trixie"}
+    for name, image in images.items():
+        template = template.replace(f"{{{{ {name} }}}}", image)
+    (etc / "stack.env").write_text(template)
     (root / "worker/requirements.txt").write_text((ROLES / "workers/files/prefect-3.9.1.txt").read_text())
-    assert look() == {"image": "prefecthq/prefect:release-7", "version": "3.9.1", "before": ""}
+    runs = {"image": "prefecthq/prefect:release-7", "version": "3.9.1"}
+    runs |= {"postgres": "17", "postgres_image": "postgres:17.12-trixie"}
+    assert look() == NOTHING | runs
     (state / "backups/upgraded.json").write_text(UPGRADED.replace(OFFICIAL("3.9.1"), "prefecthq/prefect:release-7"))
-    assert look() == {"image": "prefecthq/prefect:release-7", "version": "3.9.1", "before": "3.8.8"}
+    assert look() == NOTHING | runs | {"before": "3.8.8"}
+
+
+def test_which_postgres_a_server_runs():
+    assert prefect_running("POSTGRES_IMAGE=registry:5000/pg:18.4@sha256:00\n")["postgres"] == "18"
+    assert prefect_running("POSTGRES_IMAGE=mine\n")["postgres"] == ""
+
+
+def test_a_host_keeps_its_major_version_of_postgres():
+    runs = NOTHING | {"image": "i", "postgres": "17", "postgres_image": "postgres:17.12-trixie"}
+    assert prefect_postgres_problems("postgres:17.13-trixie", runs) == []
+    assert prefect_postgres_problems("postgres:18.4-trixie", NOTHING) == []
+    assert prefect_postgres_problems("postgres:18.4-trixie", runs) == [
+        'prefect_postgres_image is "postgres:18.4-trixie"; the host runs Postgres 17, whose files Postgres 18 cannot read; '
+        "bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:18.4-trixie"
+    ]
+    assert prefect_postgres_problems("postgres:18.4-trixie", runs, upgrading=True) == []
+    later = runs | {"postgres": "18", "postgres_image": "postgres:18.4-trixie"}
+    assert "take it out of the inventory" in prefect_postgres_problems("postgres:17.12-trixie", later)[0]
+
+
+def test_what_is_no_upgrade_of_postgres():
+    runs = NOTHING | {"image": "i", "postgres": "17", "postgres_image": "postgres:17.12-trixie"}
+
+    def problem(image: str, here: dict[str, str] = runs, back: bool = False, tools: bool = True) -> str:
+        return prefect_postgres_upgrade_problem(image, here, back, tools)
+
+    assert problem("postgres:18.4-trixie") == problem("postgres:17.12-trixie") == ""
+    assert problem("postgres:17.12-trixie", back=True) == ""
+    assert "site.yml --tags stack" in problem("postgres:17.13-trixie")
+    assert "no Prefect server yet" in problem("postgres:18.4-trixie", NOTHING)
+    assert "another state of the kit" in problem("postgres:18.4-trixie", tools=False)
+    later = runs | {"postgres": "18", "postgres_image": "postgres:18.4-trixie"}
+    assert "-e back=true" in problem("postgres:17.12-trixie", later)
 
 
 # --- what it may become ------------------------------------------------------------------------------------------

@@ -27,7 +27,13 @@ from .host import (
     window_problems,
 )
 from .numbers import number_problems
-from .running import prefect_running, prefect_upgrade_problem, prefect_version_problems
+from .running import (
+    prefect_postgres_problems,
+    prefect_postgres_upgrade_problem,
+    prefect_running,
+    prefect_upgrade_problem,
+    prefect_version_problems,
+)
 from .types import Unread, prefect_options, read, unknown_problems
 from .versions import archive_problems, image_problems, server_image_problems, version_problems
 from .work import flow_problems, flows_pool_problems, pool_problems, worker_problems
@@ -35,6 +41,8 @@ from .work import flow_problems, flows_pool_problems, pool_problems, worker_prob
 __all__ = [
     "prefect_left_passwords",
     "prefect_options",
+    "prefect_postgres_problems",
+    "prefect_postgres_upgrade_problem",
     "prefect_running",
     "prefect_settings_problems",
     "prefect_typed",

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .versions import image_version, order, version_listed
+from .versions import image_version, order, postgres_major, version_listed
 from .words import given, quoted
 from .work import newer_flows_problems
 
-#: What the look at a host gives (roles/prefect/vars/main.yml): the stack's image, the version in the workers' lock, and
+#: What the look at a host gives (roles/prefect/vars/main.yml): the stack's images, the version in the workers' lock, and
 #: the images before and after the last upgrade.
+POSTGRES = re.compile(r"^POSTGRES_IMAGE=[\"']?([^\s\"']+)", re.MULTILINE)
 IMAGE = re.compile(r"^PREFECT_IMAGE=[\"']?([^\s\"']+)", re.MULTILINE)
 LOCKED = re.compile(r"^prefect==([0-9][0-9a-z.]*)", re.MULTILINE)
 UPGRADED = {name: re.compile(rf'"{name}": "([^"]+)"') for name in ("before", "after")}
 
 
 def prefect_running(seen: str) -> dict[str, str]:
-    """What runs on a server: its `image`, the `version` in it, and the version `before` the last upgrade; empty where there is none.
+    """What runs on a server: its `image`, the `version` in it, the version `before` the last upgrade, the major version of
+    `postgres` and its `postgres_image`; empty where there is none.
 
     Args:
         seen: the lines of the look at the host, among others. An image whose tag tells no version holds the one in the
@@ -28,7 +30,14 @@ def prefect_running(seen: str) -> dict[str, str]:
     )
     # A record of an upgrade that somebody has gone back from says nothing.
     came_from = image_version(before) if after and after == image else ""
-    return {"image": image, "version": image and (image_version(image) or locked), "before": came_from}
+    postgres = found[1] if (found := POSTGRES.search(seen)) else ""
+    return {
+        "image": image,
+        "version": image and (image_version(image) or locked),
+        "before": came_from,
+        "postgres": postgres_major(postgres),
+        "postgres_image": postgres,
+    }
 
 
 def prefect_version_problems(
@@ -51,6 +60,52 @@ def prefect_version_problems(
     kept = {**running, "version": ""} if upgrading else running
     # What depends on a version that the host is not going to have cannot be judged.
     return problems or _image_problems(settings, kept) + newer_flows_problems(settings)
+
+
+def prefect_postgres_problems(image: str, running: dict[str, str], upgrading: bool = False) -> list[str]:
+    """What keeps a host from having an image of Postgres; empty when all is well.
+
+    Args:
+        image: `prefect_postgres_image`, which has no other problem.
+        running: what runs on the server (`prefect_running`).
+        upgrading: whether upgrade.yml --tags postgres asks, whose work it is to change the major version.
+    """
+    wanted, here = postgres_major(image), running["postgres"]
+    if upgrading or not here or not wanted or wanted == here:
+        return []
+    fact = f"{given('prefect_postgres_image', image)}; the host runs Postgres {here}, whose files Postgres {wanted} cannot read"
+    if int(wanted) < int(here):
+        return [f"{fact}; take it out of the inventory, or back to the data of before: "
+            "ansible-playbook upgrade.yml --tags postgres -e back=true"
+        ]
+    return [f"{fact}; bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image={image}"]
+
+
+def prefect_postgres_upgrade_problem(image: str, running: dict[str, str], back: bool, tools: bool) -> str:
+    """Why upgrade.yml --tags postgres cannot do what it is asked for, in a sentence; empty when it can.
+
+    Args:
+        image: `prefect_postgres_image`, which the kit supports.
+        running: what runs on the server (`prefect_running`).
+        back: whether the way back is asked for.
+        tools: whether the host has the tools of this state of the kit.
+    """
+    wanted, here = postgres_major(image), running["postgres"]
+    if not running["image"]:
+        return "it has no Prefect server yet; make it: ansible-playbook site.yml"
+    if not tools:
+        return "its tools are of another state of the kit; bring them up to date first: ansible-playbook site.yml"
+    if not back and wanted and here and wanted == here and image != running["postgres_image"]:
+        return (
+            f"{given('prefect_postgres_image', image)}; it runs {running['postgres_image']}, and another image of the same major "
+            "version is put there by: ansible-playbook site.yml --tags stack"
+        )
+    if not back and wanted and here and int(wanted) < int(here):
+        return (
+            f"{given('prefect_postgres_image', image)}; it runs the newer Postgres {here}; back to the data of before: "
+            "ansible-playbook upgrade.yml --tags postgres -e back=true"
+        )
+    return ""
 
 
 def prefect_upgrade_problem(wanted: str, running: dict[str, str], back: bool, tools: bool) -> str:

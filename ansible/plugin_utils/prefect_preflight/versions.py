@@ -9,8 +9,8 @@ from .words import given, is_file, listed, quoted
 
 # A pinned image: a tag that is not "latest", or a digest.
 IMAGE = re.compile(r"[a-z0-9./:_-]+(:(?!latest$)[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})")
-# The database's files are of this major version of Postgres.
-POSTGRES_MAJOR = "17"
+# The major versions of Postgres that the kit supports, the oldest first: the database's files are of one of them.
+POSTGRES_MAJORS = ("17", "18")
 
 
 def image_version(image: str) -> str:
@@ -45,15 +45,17 @@ def image_problems(settings: dict[str, Any], name: str) -> list[str]:
     if name == "prefect_postgres_image" and not tag:
         return [
             f"{given(name, image)}; beside its digest it must have a tag, which tells its major version, such as "
-            f"postgres:{POSTGRES_MAJOR}@sha256:…"
+            f"postgres:{POSTGRES_MAJORS[0]}@sha256:…"
         ]
-    major = re.match(r"[0-9]+", tag)
-    if name == "prefect_postgres_image" and major and major[0] != POSTGRES_MAJOR:
-        return [
-            f"{given(name, image)}; it must be of Postgres {POSTGRES_MAJOR}, as another major version cannot read the database's "
-            "files"
-        ]
+    if name == "prefect_postgres_image" and (major := postgres_major(image)) and major not in POSTGRES_MAJORS:
+        return [f"{given(name, image)}; it must be of Postgres {' or '.join(POSTGRES_MAJORS)}"]
     return []
+
+
+def postgres_major(image: str) -> str:
+    """The major version of Postgres that an image's tag begins with; empty where it tells none."""
+    found = re.match(r"[0-9]+", _tag(image))
+    return found[0] if found else ""
 
 
 def version_problems(settings: dict[str, Any], supported: list[str]) -> list[str]:
