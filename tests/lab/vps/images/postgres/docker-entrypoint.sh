@@ -22,12 +22,31 @@ from_file() {
     printf -v "$name" '%s' "${!name:-$default}"
 }
 
+# In the data directory that the image chooses itself, a new cluster beside an existing one is a mistake. From 18 on, so is
+# one beside a volume in the place of before. A data directory that is given in PGDATA is not looked into for this.
+refuse_beside_others() {
+    local directory
+    local -a found=()
+    if [[ $PGDATA != "/var/lib/postgresql/$PG_MAJOR/docker" ]]; then return; fi
+    for directory in /var/lib/postgresql /var/lib/postgresql/data /var/lib/postgresql/*/docker; do
+        if [[ -s $directory/PG_VERSION ]]; then found+=("$directory"); fi
+    done
+    if ((${#found[@]} == 0 && PG_MAJOR >= 18)) && mountpoint --quiet /var/lib/postgresql/data; then
+        found+=('/var/lib/postgresql/data (unused mount/volume)')
+    fi
+    if ((${#found[@]})); then
+        refuse "there appears to be PostgreSQL data in: ${found[*]}" \
+            'mount one volume at /var/lib/postgresql, and upgrade what is there'
+    fi
+}
+
 initialise() {
     local method=${POSTGRES_HOST_AUTH_METHOD:-scram-sha-256} file
     if [[ -z $POSTGRES_PASSWORD && $method != trust ]]; then
         refuse 'the database is uninitialized and no superuser password is given' \
             'set POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE'
     fi
+    refuse_beside_others
     # POSTGRES_INITDB_ARGS is a list of words, as in the official image. initdb leaves nothing when it fails.
     # shellcheck disable=SC2086
     initdb --username="$POSTGRES_USER" --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD") ${POSTGRES_INITDB_ARGS:-}
