@@ -241,7 +241,8 @@ def container_options(settings: Settings, image: str) -> dict[str, Any]:
         "mem_limit": f"{settings.verify_memory_mb}m",
         "memswap_limit": f"{settings.verify_memory_mb}m",
         "shm_size": "128m",
-        "tmpfs": {"/tmp": ""},  # noqa: S108 - the container's own
+        # Around the data, where the images of Postgres 18 and later would have a volume.
+        "tmpfs": {"/tmp": "", "/var/lib/postgresql": ""},  # noqa: S108 - the container's own
         "environment": {
             "POSTGRES_USER": "prefect",
             "POSTGRES_DB": "prefect",

@@ -99,7 +99,7 @@ def test_the_host_reaches_postgres_by_its_socket_and_hands_dumps_over_in_staging
     }
     # Made by the kit with their owners, never by the engine as root's.
     assert all(mount["bind"] == {"create_host_path": False} for mount in binds.values())
-    assert postgres["tmpfs"] == ["/tmp"]  # noqa: S108
+    assert postgres["tmpfs"] == ["/tmp", "/var/lib/postgresql"]  # noqa: S108
 
 
 @pytest.mark.parametrize("name", RUNNING)
