@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from prefect_backups.bring_back import bring_back, prove
 from prefect_backups.errors import Code, Failure
+from prefect_backups.files import write_whole
 from prefect_backups.host import Host
 from prefect_backups.plan import Plan, Planner, Request
 from prefect_backups.postgres import RESTORING
@@ -34,16 +36,28 @@ def rehearse(host: Host, before: str, after: str) -> Rehearsal:
     report = host.report
     with report.step("checks that change nothing", "checks"):
         plan = Planner(host).plan(Request(), touch=False)
+    write_whole(mark(host.state), f"{after}\n")
     try:
         rehearsal = _rehearse(host, plan, before, after)
     finally:
-        side.remove(side.REHEARSAL, grace=2)
-        host.postgres.end_orphans()
-        host.postgres.remove_staging("restore")
-        host.postgres.drop(RESTORING)
+        clean_up(host)
     rehearsal.seconds = dict(report.seconds)
     rehearsal.save(host.state)
     return rehearsal
+
+
+def mark(state: Path) -> Path:
+    """The file that is there while there is something to clean up."""
+    return state / "rehearsing"
+
+
+def clean_up(host: Host) -> None:
+    """Remove all that a rehearsal has made, also one that was killed. Raises Failure, then it is to be done again."""
+    side.remove(side.REHEARSAL, grace=2)
+    host.postgres.end_orphans()
+    host.postgres.remove_staging("restore")
+    host.postgres.drop(RESTORING)
+    mark(host.state).unlink(missing_ok=True)
 
 
 def _rehearse(host: Host, plan: Plan, before: str, after: str) -> Rehearsal:

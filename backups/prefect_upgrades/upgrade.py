@@ -33,7 +33,7 @@ from . import side
 from .decide import REHEARSAL_HOLDS, Action, Way, unfinished, way_back
 from .migrations import migrate
 from .record import Journal, Rehearsal, Upgraded, facts
-from .rehearse import INVALID_INDEXES, rehearse
+from .rehearse import INVALID_INDEXES, clean_up, mark, rehearse
 from .replace import replace
 
 WHAT = "an upgrade"
@@ -116,12 +116,17 @@ class Upgrade:
         return {"from": last.after, "to": last.before, **proof, **self._seconds}
 
     def resume(self) -> dict[str, Any] | None:
-        """Finish, or take back, an upgrade that was cut off. None: there is none."""
+        """Finish, or take back, an upgrade that was cut off, and remove what a rehearsal has left. None: there is none."""
         host = self.host
         with only_one(host.state, WHAT, patience=60):
+            rehearsed = mark(host.state).exists()
+            if rehearsed:
+                host.start_postgres()
+                with host.report.step("what a rehearsal has left is removed", "clean"):
+                    clean_up(host)
             journal = Journal.load(host.state)
             if journal is None:
-                return None
+                return {"resumed": "rehearsal removed"} if rehearsed else None
             host.start_postgres()
             if unfinished(journal.phase) is Action.TAKE_BACK:
                 self._take_back(journal)

@@ -49,6 +49,7 @@ FILES = (
         "test_tls_modes",
         # From the earlier Prefect to the newest; its database keeps the newer schema.
         "test_upgrade",
+        "test_upgrade_postgres",
         "test_demo",
     ),
     (

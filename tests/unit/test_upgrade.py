@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report
-from prefect_upgrades import decide, migrations, replace, side, upgrade
+from prefect_upgrades import decide, migrations, rehearse, replace, side, upgrade
 from prefect_upgrades.decide import Action, Way
 from prefect_upgrades.record import PHASES, Journal, Rehearsal, Upgraded
 from prefect_upgrades.upgrade import Upgrade
@@ -276,6 +276,22 @@ def test_an_upgrade_that_was_cut_off_is_taken_back_or_finished(
     assert (host.done, done["serves"], host.image) == (does, serves, serves)
     assert Journal.load(tmp_path) is None
     assert (Upgraded.load(tmp_path) is not None) is (serves == NEW)
+    assert upgrading.resume() is None
+
+
+def test_what_a_killed_rehearsal_has_left_is_removed(played: Any, tmp_path: Path) -> None:
+    """A copy of all data would fill the disk."""
+    host, upgrading = played()
+    host.end_orphans = lambda: host.step("orphans")
+    host.remove_staging = lambda name: host.step(f"staging {name}")
+    host.drop = lambda name: host.step(f"drop {name}")
+    rehearse.mark(tmp_path).touch()
+    host.fails = ["drop prefect_restore"]
+    with pytest.raises(Failure):
+        upgrading.resume()
+    host.done.clear()
+    assert upgrading.resume() == {"resumed": "rehearsal removed"}
+    assert host.done == ["orphans", "staging restore", "drop prefect_restore"]
     assert upgrading.resume() is None
 
 
