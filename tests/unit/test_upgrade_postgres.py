@@ -17,7 +17,7 @@ from prefect_upgrades import cluster
 from prefect_upgrades.cluster import PostgresUpgrade
 from prefect_upgrades.record import Cluster, ClusterJournal, ClusterRehearsal
 
-OLD, NEW = "postgres:17.12-trixie", "postgres:18.4-trixie"
+OLD, NEW = "postgres:17.12-trixie", "postgres:18.6-trixie"
 
 
 class Killed(BaseException):

@@ -174,20 +174,20 @@ def test_the_look_at_a_host_finds_what_it_is_to_find(tmp_path):
 
 
 def test_which_postgres_a_server_runs():
-    assert prefect_running("POSTGRES_IMAGE=registry:5000/pg:18.4@sha256:00\n")["postgres"] == "18"
+    assert prefect_running("POSTGRES_IMAGE=registry:5000/pg:18.6@sha256:00\n")["postgres"] == "18"
     assert prefect_running("POSTGRES_IMAGE=mine\n")["postgres"] == ""
 
 
 def test_a_host_keeps_its_major_version_of_postgres():
     runs = NOTHING | {"image": "i", "postgres": "17", "postgres_image": "postgres:17.12-trixie"}
     assert prefect_postgres_problems("postgres:17.13-trixie", runs) == []
-    assert prefect_postgres_problems("postgres:18.4-trixie", NOTHING) == []
-    assert prefect_postgres_problems("postgres:18.4-trixie", runs) == [
-        'prefect_postgres_image is "postgres:18.4-trixie"; the host runs Postgres 17, whose files Postgres 18 cannot read; '
-        "bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:18.4-trixie"
+    assert prefect_postgres_problems("postgres:18.6-trixie", NOTHING) == []
+    assert prefect_postgres_problems("postgres:18.6-trixie", runs) == [
+        'prefect_postgres_image is "postgres:18.6-trixie"; the host runs Postgres 17, whose files Postgres 18 cannot read; '
+        "bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:18.6-trixie"
     ]
-    assert prefect_postgres_problems("postgres:18.4-trixie", runs, upgrading=True) == []
-    later = runs | {"postgres": "18", "postgres_image": "postgres:18.4-trixie"}
+    assert prefect_postgres_problems("postgres:18.6-trixie", runs, upgrading=True) == []
+    later = runs | {"postgres": "18", "postgres_image": "postgres:18.6-trixie"}
     assert "take it out of the inventory" in prefect_postgres_problems("postgres:17.12-trixie", later)[0]
 
 
@@ -197,12 +197,12 @@ def test_what_is_no_upgrade_of_postgres():
     def problem(image: str, here: dict[str, str] = runs, back: bool = False, tools: bool = True) -> str:
         return prefect_postgres_upgrade_problem(image, here, back, tools)
 
-    assert problem("postgres:18.4-trixie") == problem("postgres:17.12-trixie") == ""
+    assert problem("postgres:18.6-trixie") == problem("postgres:17.12-trixie") == ""
     assert problem("postgres:17.12-trixie", back=True) == ""
     assert "site.yml --tags stack" in problem("postgres:17.13-trixie")
-    assert "no Prefect server yet" in problem("postgres:18.4-trixie", NOTHING)
-    assert "another state of the kit" in problem("postgres:18.4-trixie", tools=False)
-    later = runs | {"postgres": "18", "postgres_image": "postgres:18.4-trixie"}
+    assert "no Prefect server yet" in problem("postgres:18.6-trixie", NOTHING)
+    assert "another state of the kit" in problem("postgres:18.6-trixie", tools=False)
+    later = runs | {"postgres": "18", "postgres_image": "postgres:18.6-trixie"}
     assert "-e back=true" in problem("postgres:17.12-trixie", later)
 
 

@@ -29,7 +29,7 @@ OFFICIAL_BASE = f"debian:{SUITE}"
 # Debian has moved on, the stand-in holds the newer minor version under the pinned tag.
 POSTGRES = "postgres:17.12-trixie"
 #: The Postgres that a host's is upgraded to.
-POSTGRES_NEXT = "postgres:18.4-trixie"
+POSTGRES_NEXT = "postgres:18.6-trixie"
 CADDY = "caddy:2.11.7"
 #: The version of Prefect that a new host gets, and an older one that the kit supports, from which a host is upgraded.
 NEWEST, EARLIER = "3.9.1", "3.8.8"
@@ -319,7 +319,7 @@ def ensure_images(version: str = NEWEST) -> LabImages:
 
 
 def ensure_postgres_next() -> Path | None:
-    """The archive of POSTGRES_NEXT alone, made in one or two minutes where it is not there; None where the official image
+    """The archive of POSTGRES_NEXT alone, made within a minute where it is not there; None where the official image
     can be pulled. Needs a running engine. Raises LabError.
     """
     setting = os.environ.get("PREFECT_LAB_IMAGES", "auto")
