@@ -75,7 +75,8 @@ def prefect_postgres_problems(image: str, running: dict[str, str], upgrading: bo
         return []
     fact = f"{given('prefect_postgres_image', image)}; the host runs Postgres {here}, whose files Postgres {wanted} cannot read"
     if int(wanted) < int(here):
-        return [f"{fact}; take it out of the inventory, or back to the data of before: "
+        return [
+            f"{fact}; take it out of the inventory, or back to the data of before: "
             "ansible-playbook upgrade.yml --tags postgres -e back=true"
         ]
     return [f"{fact}; bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image={image}"]
