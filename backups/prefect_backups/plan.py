@@ -150,7 +150,9 @@ class Planner:
                 Code.INCOMPATIBLE,
                 f"Refusing to restore {plan.backup.id}: it is of Postgres {plan.manifest.postgres}, and this host runs"
                 f" {self.stack.environment()['POSTGRES_IMAGE']}, whose pg_restore cannot read it",
-                f"set prefect_postgres_image to a Postgres {made_major} in the inventory, run site.yml --tags stack",
+                f"upgrade first: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:{made_major}…"
+                " (a new server, whose cluster is empty: systemctl stop prefect-stack; docker rm --force prefect-postgres;"
+                f" docker volume rm prefect_postgres; then the same site.yml with -e prefect_postgres_image=postgres:{made_major}…)",
             )
 
     def _look_at_live(self, plan: Plan, request: Request) -> None:

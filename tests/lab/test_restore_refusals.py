@@ -208,7 +208,9 @@ def test_versions_that_do_not_fit(vps: Vps, doctored: Any, backup: str) -> None:
         f"Refusing to restore {postgres}: it is of Postgres 99.3, and this host runs {here}, whose pg_restore cannot read it"
     )
     assert refused.facts["hint"] == (
-        "set prefect_postgres_image to a Postgres 99 in the inventory, run site.yml --tags stack"
+        "upgrade first: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:99… (a new server, "
+        "whose cluster is empty: systemctl stop prefect-stack; docker rm --force prefect-postgres; docker volume rm "
+        "prefect_postgres; then the same site.yml with -e prefect_postgres_image=postgres:99…)"
     )
     kit = doctored("20010101T000004Z", lambda facts: facts.update(format=2, kit="9.9"))
     refused = restore(vps, "--id", kit)

@@ -187,6 +187,8 @@ def test_a_host_keeps_its_major_version_of_postgres():
         "bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:18.6-trixie"
     ]
     assert prefect_postgres_problems("postgres:18.6-trixie", runs, upgrading=True) == []
+    # A new server, which is told again what it is to begin with.
+    assert prefect_postgres_problems("postgres:18.6-trixie", runs, restoring=True) == []
     later = runs | {"postgres": "18", "postgres_image": "postgres:18.6-trixie"}
     assert "take it out of the inventory" in prefect_postgres_problems("postgres:17.12-trixie", later)[0]
 

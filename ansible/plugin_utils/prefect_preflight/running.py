@@ -62,16 +62,19 @@ def prefect_version_problems(
     return problems or _image_problems(settings, kept) + newer_flows_problems(settings)
 
 
-def prefect_postgres_problems(image: str, running: dict[str, str], upgrading: bool = False) -> list[str]:
+def prefect_postgres_problems(
+    image: str, running: dict[str, str], upgrading: bool = False, restoring: bool = False
+) -> list[str]:
     """What keeps a host from having an image of Postgres; empty when all is well.
 
     Args:
         image: `prefect_postgres_image`, which has no other problem.
         running: what runs on the server (`prefect_running`).
         upgrading: whether upgrade.yml --tags postgres asks, whose work it is to change the major version.
+        restoring: whether the server is about to begin with a backup, which may be of a newer one than the empty cluster is.
     """
     wanted, here = postgres_major(image), running["postgres"]
-    if upgrading or not here or not wanted or wanted == here:
+    if upgrading or not here or not wanted or wanted == here or (restoring and int(wanted) > int(here)):
         return []
     fact = f"{given('prefect_postgres_image', image)}; the host runs Postgres {here}, whose files Postgres {wanted} cannot read"
     if int(wanted) < int(here):
