@@ -45,7 +45,8 @@ from .replace import set_image
 
 VARIABLE = "POSTGRES_IMAGE"
 WHAT = "an upgrade of Postgres"
-HINT = "nothing has changed: Postgres serves as before"
+#: Seconds for which a flow run asks an API that is away again and again, before it fails (RETRIES of the worker's program).
+FLOW_RUNS_WAIT = 240
 
 
 @dataclass
@@ -70,10 +71,15 @@ class PostgresUpgrade:
             seconds = verify.rehearse(host.settings, report, local, chosen, account, image)
             found = ClusterRehearsal(self._runs(), image, time.time(), chosen.id, round(seconds, 1))
             found.save(host.state)
+        away = seconds + report.seconds.get("compare", 0.0) + 60
         report.say(f"Rehearsed with the backup {chosen.id}: {found.before} → {image}")
-        report.say(
-            f"  the API will be away for about {duration(seconds + report.seconds.get('compare', 0.0))}, and a minute"
-        )
+        report.say(f"  the API will be away for about {duration(away)}")
+        if away > FLOW_RUNS_WAIT:
+            report.say(
+                f"  flow runs wait for it for {duration(FLOW_RUNS_WAIT)}, and fail then: choose an hour in which none has to run"
+                " (prefect flow-run ls --state Running)",
+                style="yellow",
+            )
         return facts(found)
 
     def run(self, image: str) -> dict[str, Any]:
