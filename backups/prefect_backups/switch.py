@@ -9,12 +9,15 @@ from typing import Any
 from . import previous, unfinished, workers
 from .decide import Live, Renames
 from .errors import Code, Failure
+from .files import remove
 from .host import Host
 from .journal import Journal
 from .postgres import GIVEN_UP, RESTORING
 from .progress import failpoint
 from .take_back import take_back
 
+#: The journals of upgrades that are under way (prefect_upgrades/record.py).
+UPGRADES = ("upgrade.json", "postgres-upgrade.json")
 CRASHED = "Its process did not survive: the server was restored from the backup {backup}."
 CANCELLED = "Its time passed before the server was restored from the backup {backup}."
 
@@ -75,12 +78,21 @@ def go_live(host: Host, journal: Journal, before: float = 0.0) -> dict[str, Any]
     _start_proxy(host)
     late = workers.start(host, journal)
     _drop_given_up(host)
+    give_up_upgrades(host)
     failpoint("end")
     # Also where a worker does not come: nothing is left that a resumption could do better than systemd.
     journal.end(host.state)
     if late is not None:
         raise late
     return {**facts, "workers": len(journal.workers), "workers_down": workers.down(host)}
+
+
+def give_up_upgrades(host: Host) -> None:
+    """A restore is a person's newer decision: an upgrade that did not end must not come back to it at the next boot."""
+    for name in UPGRADES:
+        if (path := host.state / name).exists():
+            remove(path)
+            host.report.say(f"      given up: the upgrade that did not end ({path})", style="yellow")
 
 
 def _go_back_to_a_broken_one(host: Host, journal: Journal) -> dict[str, Any]:

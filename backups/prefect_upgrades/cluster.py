@@ -141,7 +141,10 @@ class PostgresUpgrade:
                     host.stack.stop_server()
                 self._change(journal)
             proof = self._serve(journal, stopped)
-        report.say(f"      what was written since is kept in {journal.aside}: a cluster of {last.after}")
+        report.say(
+            f"      what was written since is kept in {journal.aside}, a cluster of {last.after}; when nobody needs it any more:"
+            f" rm -r {journal.aside}"
+        )
         return {"from": last.after, "to": last.before, **proof, "seconds": report.seconds}
 
     def drop_previous(self) -> dict[str, Any]:
@@ -242,8 +245,7 @@ class PostgresUpgrade:
         """The cluster of before serves again, with its image. Raises Failure."""
         host = self.host
         with host.report.step("the cluster of before is put back", "put back"):
-            if Path(journal.aside).exists():
-                host.stack.put_back(Path(journal.aside), Path(journal.source) if journal.source else None)
+            host.stack.put_back(Path(journal.aside), Path(journal.source) if journal.source else None)
             set_image(host, journal.before, VARIABLE)
             host.postgres.remove_staging("restore")
             host.stack.compose("up", "--detach", "postgres", code=Code.NO_DATABASE)
@@ -306,6 +308,13 @@ class PostgresUpgrade:
             raise Failure(
                 Code.NOT_READY, f"the Docker engine does not answer: {error}", "systemctl status docker"
             ) from error
+        kept = Cluster.load(self.host.state)
+        if kept is not None and Path(kept.aside).is_dir():
+            raise Failure(
+                Code.NOT_READY,
+                f"Refusing: the cluster of before the last upgrade is still kept in {kept.aside}",
+                "when nobody will go back to it: prefect-upgrade --drop-previous-postgres",
+            )
         here, there = self.host.stack.postgres_major(), images.postgres_major(image)
         if there == here:
             raise Failure(

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect_backups import switch
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report
 from prefect_backups.stack import Stack
 from prefect_upgrades import cluster
 from prefect_upgrades.cluster import PostgresUpgrade
-from prefect_upgrades.record import Cluster, ClusterJournal, ClusterRehearsal
+from prefect_upgrades.record import Cluster, ClusterJournal, ClusterRehearsal, Journal
 
 OLD, NEW = "postgres:17.12-trixie", "postgres:18.6-trixie"
 
@@ -214,6 +215,60 @@ def test_a_death_of_the_way_back(
     if not finished:
         upgrading.back(lose_newer=True)
         assert host.serves == BEFORE
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_take_back_that_dies_is_made_up_for(
+    played: tuple[Played, PostgresUpgrade], monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """Between its two renames, and after them."""
+    host, upgrading = played
+    if back:
+        upgrading.run(NEW)
+    serves, aside = host.serves, host.aside
+    real = Path.rename
+    for survived in (1, 2):
+        _die(
+            monkeypatch,
+            host,
+            "wait",
+            (lambda: upgrading.back(lose_newer=True)) if back else (lambda: upgrading.run(NEW)),
+        )
+        left = [survived]
+
+        def rename(path: Path, target: Path, left: list[int] = left) -> Path:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return real(path, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(Path, "rename", rename)
+            if survived == 2:
+                patch.setattr(cluster, "set_image", lambda *_: (_ for _ in ()).throw(Killed()))
+            upgrading.resume()
+        assert ClusterJournal.load(host.state) is not None
+        upgrading.resume()
+        assert (host.serves, host.aside, ClusterJournal.load(host.state)) == (serves, aside, None)
+
+
+def test_a_restore_gives_up_an_upgrade_that_did_not_end(played: tuple[Played, PostgresUpgrade]) -> None:
+    """Else the next boot would take the data of before back, over those that were restored."""
+    host, upgrading = played
+    ClusterJournal(OLD, NEW, "building", str(host.data.with_name("aside"))).save(host.state)
+    Journal("a", "b", "migrating", "b1", "r", True).save(host.state)
+    assert {ClusterJournal.path(host.state).name, Journal.path(host.state).name} == set(switch.UPGRADES)
+    switch.give_up_upgrades(host)  # type: ignore[arg-type]
+    assert upgrading.resume() is None
+    assert Journal.load(host.state) is None
+
+
+def test_a_cluster_that_is_kept_is_not_forgotten(played: tuple[Played, PostgresUpgrade]) -> None:
+    _, upgrading = played
+    upgrading.run(NEW)
+    with pytest.raises(Failure, match="is still kept in") as refused:
+        upgrading.run("postgres:19.1")
+    assert refused.value.hint.endswith("prefect-upgrade --drop-previous-postgres")
 
 
 def test_what_was_not_rehearsed_or_is_no_upgrade_is_refused(played: tuple[Played, PostgresUpgrade]) -> None:
