@@ -50,7 +50,6 @@ FILES = (
         # From the earlier Prefect to the newest; its database keeps the newer schema.
         "test_upgrade",
         "test_upgrade_postgres",
-        "test_demo",
     ),
     (
         "test_newcomer",
@@ -72,6 +71,7 @@ FILES = (
         "test_resilience",
         "test_backups",
         "test_backups_faults",
+        "test_demo",
     ),
 )
 ORDER = tuple(file for files in FILES for file in files)
