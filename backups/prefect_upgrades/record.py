@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from prefect_backups.errors import Code, Failure
 from prefect_backups.files import remove, write_whole
@@ -47,14 +47,29 @@ class _File:
         remove(self.path(state))
 
 
-def _refuse_phase(phase: str, phases: tuple[str, ...], path: Path) -> None:
-    """Raise Failure (SETTINGS) for a journal whose phase is none of ours."""
-    if phase not in phases:
-        raise Failure(
-            Code.SETTINGS,
-            f'{path}: phase is "{phase}", but must be one of {", ".join(phases)}',
-            f"look at it, then remove it: rm {path}",
-        )
+class _UnderWay(_File):
+    """A journal: a file that is there while something is under way, and says how far it has come."""
+
+    #: Those that there are.
+    phases: ClassVar[tuple[str, ...]]
+    phase: str
+
+    @classmethod
+    def load(cls, state: Path) -> Self | None:
+        found = super().load(state)
+        if found is not None and found.phase not in cls.phases:
+            path = cls.path(state)
+            raise Failure(
+                Code.SETTINGS,
+                f'{path}: phase is "{found.phase}", but must be one of {", ".join(cls.phases)}',
+                f"look at it, then remove it: rm {path}",
+            )
+        return found
+
+    def enter(self, state: Path, phase: str) -> None:
+        """Go on to a phase."""
+        self.phase = phase
+        self.save(state)
 
 
 @dataclass
@@ -86,8 +101,10 @@ class Rehearsal(_File):
 
 
 @dataclass
-class Journal(_File):
+class Journal(_UnderWay):
     """An upgrade, or a way back, that is under way."""
+
+    phases = PHASES
 
     before: str
     after: str
@@ -103,17 +120,6 @@ class Journal(_File):
     @classmethod
     def path(cls, state: Path) -> Path:
         return state / "upgrade.json"
-
-    @classmethod
-    def load(cls, state: Path) -> Self | None:
-        if (found := super().load(state)) is not None:
-            _refuse_phase(found.phase, PHASES, cls.path(state))
-        return found
-
-    def enter(self, state: Path, phase: str) -> None:
-        """Go on to a phase."""
-        self.phase = phase
-        self.save(state)
 
 
 @dataclass
@@ -153,8 +159,10 @@ class ClusterRehearsal(_File):
 
 
 @dataclass
-class ClusterJournal(_File):
+class ClusterJournal(_UnderWay):
     """An upgrade of Postgres, or a way back, that is under way."""
+
+    phases = CLUSTER_PHASES
 
     before: str
     after: str
@@ -170,17 +178,6 @@ class ClusterJournal(_File):
     @classmethod
     def path(cls, state: Path) -> Path:
         return state / "postgres-upgrade.json"
-
-    @classmethod
-    def load(cls, state: Path) -> Self | None:
-        if (found := super().load(state)) is not None:
-            _refuse_phase(found.phase, CLUSTER_PHASES, cls.path(state))
-        return found
-
-    def enter(self, state: Path, phase: str) -> None:
-        """Go on to a phase."""
-        self.phase = phase
-        self.save(state)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from prefect_backups import verify
 from prefect_backups.settings import Endpoint, Settings
 from prefect_preflight import numbers
 from prefect_preflight.versions import POSTGRES_MAJORS
+from prefect_upgrades import cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible" / "roles"
@@ -126,6 +127,16 @@ def test_the_stand_ins_hold_what_their_tags_say():
     dockerfile = (ROOT / "tests/lab/vps/images/postgres/Dockerfile").read_text()
     assert f"PG_MAJOR={major}" in dockerfile and f"postgresql-{major}" in dockerfile
     assert major == VERSIONS["__prefect_new_host_postgres"]
+    page = (ROOT / "docs/upgrade.md").read_text()
+    assert f"| Postgres | {', '.join(POSTGRES_MAJORS)}; a new server gets {major} |" in page
+    assert f"prefect_postgres_image={POSTGRES_IMAGES[POSTGRES_MAJORS[-1]]}" in page
+
+
+def test_flow_runs_wait_for_as_long_as_a_rehearsal_of_postgres_says():
+    worker = (ROOT / "systemd/worker/prefect_kit_worker/worker.py").read_text()
+    retries = int(re.search(r'"PREFECT_CLIENT_MAX_RETRIES": "([0-9]+)"', worker)[1])
+    # Each time twice as long, from 2 s on.
+    assert 0 <= sum(2**n for n in range(1, retries + 1)) - cluster.FLOW_RUNS_WAIT < 30
 
 
 def test_the_version_of_the_kit_stands_in_one_place():

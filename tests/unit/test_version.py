@@ -194,7 +194,7 @@ def test_a_host_keeps_its_major_version_of_postgres():
 
 
 def test_what_is_no_upgrade_of_postgres():
-    runs = NOTHING | {"image": "i", "postgres": "17", "postgres_image": "postgres:17.12-trixie"}
+    runs = NOTHING | {"version": "3.9.1", "postgres": "17", "postgres_image": "postgres:17.12-trixie"}
 
     def problem(image: str, here: dict[str, str] = runs, back: bool = False, tools: bool = True) -> str:
         return prefect_postgres_upgrade_problem(image, here, back, tools)

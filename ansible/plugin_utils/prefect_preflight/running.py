@@ -85,6 +85,15 @@ def prefect_postgres_problems(
     return [f"{fact}; bring them there: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image={image}"]
 
 
+def _unready(running: dict[str, str], tools: bool) -> str:
+    """Why nothing can be upgraded on a host, in a sentence; empty when something can."""
+    if not running["version"]:
+        return "it has no Prefect server yet; make it: ansible-playbook site.yml"
+    if not tools:
+        return "its tools are of another state of the kit; bring them up to date first: ansible-playbook site.yml"
+    return ""
+
+
 def prefect_postgres_upgrade_problem(image: str, running: dict[str, str], back: bool, tools: bool) -> str:
     """Why upgrade.yml --tags postgres cannot do what it is asked for, in a sentence; empty when it can.
 
@@ -95,10 +104,8 @@ def prefect_postgres_upgrade_problem(image: str, running: dict[str, str], back: 
         tools: whether the host has the tools of this state of the kit.
     """
     wanted, here = postgres_major(image), running["postgres"]
-    if not running["image"]:
-        return "it has no Prefect server yet; make it: ansible-playbook site.yml"
-    if not tools:
-        return "its tools are of another state of the kit; bring them up to date first: ansible-playbook site.yml"
+    if unready := _unready(running, tools):
+        return unready
     if not back and wanted and here and wanted == here and image != running["postgres_image"]:
         return (
             f"{given('prefect_postgres_image', image)}; it runs {running['postgres_image']}, and another image of the same major "
@@ -122,10 +129,8 @@ def prefect_upgrade_problem(wanted: str, running: dict[str, str], back: bool, to
         tools: whether the host has the tools of this state of the kit.
     """
     here = running["version"]
-    if not here:
-        return "it has no Prefect server yet; make it: ansible-playbook site.yml"
-    if not tools:
-        return "its tools are of another state of the kit; bring them up to date first: ansible-playbook site.yml"
+    if unready := _unready(running, tools):
+        return unready
     if back and not running["before"]:
         return (
             f"it runs Prefect {quoted(here)}, and there is no upgrade to take back; an older version otherwise by a backup "
