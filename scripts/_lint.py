@@ -42,6 +42,7 @@ BY_NAME: dict[str, tuple[str, ...]] = {
     "caddy/*.caddy": ("caddy fmt",),
     "*.j2": ("templates",),
     "systemd/*.service": ("systemd",),
+    "systemd/*.socket": ("systemd",),
     "systemd/*.timer": ("systemd",),
     "systemd/*.slice": ("systemd",),
     # Read with the units that they add to.

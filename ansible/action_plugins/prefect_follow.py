@@ -81,7 +81,8 @@ class ActionModule(ActionBase):
         if begun["rc"] != 0:
             raise AnsibleActionFail(f'"{given["argv"][0]}" could not be begun: {begun["stderr"].strip()}')
         directory = shlex.quote(begun["stdout"].strip().splitlines()[-1])
-        code, said = self._follow(directory, given["patience"], f"{(task_vars or {}).get('inventory_hostname', '')}: ")
+        host = self._task.delegate_to or (task_vars or {}).get("inventory_hostname", "")
+        code, said = self._follow(directory, given["patience"], f"{host}: ")
         out = base64.b64decode(self._low_level_execute_command(END.format(directory=directory))["stdout"]).decode(
             errors="replace"
         )

@@ -15,6 +15,7 @@ if UTILS not in sys.path:
 
 from prefect_preflight import (  # noqa: E402
     prefect_left_passwords,
+    prefect_moved_problems,
     prefect_options,
     prefect_postgres_problems,
     prefect_postgres_upgrade_problem,
@@ -32,6 +33,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "prefect_left_passwords": prefect_left_passwords,
+            "prefect_moved_problems": prefect_moved_problems,
             "prefect_options": prefect_options,
             "prefect_postgres_problems": prefect_postgres_problems,
             "prefect_postgres_upgrade_problem": prefect_postgres_upgrade_problem,

@@ -65,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     proof.add_argument(
         "--repository", metavar="NAME", help='a name, "off-site", or "all" (default: the one on this host)'
     )
+    fetched = verb("fetch", "Copy to this host the backups of another repository, as for a new server.")
+    fetched.add_argument("repository", metavar="NAME", help='its name, or "off-site"')
     verb("prune", "Forget what the policy does not keep, and free its data, here and off-site.")
     overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
@@ -143,6 +145,8 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         return verify.verify(loaded, report, options.id, options.repository, wait)
     if options.verb == "list":
         return _list(options, loaded, report)
+    if options.verb == "fetch":
+        return upkeep.fetch(loaded, options.repository, report)
     if options.verb == "check":
         return check.check(loaded, report, options.offsite)
     return {"init": upkeep.init, "prune": upkeep.prune, "clean": backup.clean}[options.verb](loaded, report)

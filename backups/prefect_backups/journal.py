@@ -52,6 +52,8 @@ class Journal:
     keep_previous: bool = True
     # Scheduled runs from before this moment (seconds since 1970) are cancelled; none with 0.
     cancel_before: float = 0.0
+    # Whether runs and slots stay as the backup has them.
+    as_is: bool = False
     # Seconds since 1970: when it began, and when the server was stopped.
     started: float = field(default_factory=time.time)
     stopped: float = 0.0

@@ -32,6 +32,8 @@ class Request:
     before: datetime | None = None
     repository: str | None = None
     run_late: bool = False
+    # The backup is the last word of the world that it is of: its runs and slots go on as they are.
+    as_is: bool = False
     outage_since: datetime | None = None
     drain: float = 0.0
     safety_backup: bool = True
@@ -152,7 +154,7 @@ class Planner:
                 f" {self.stack.environment()['POSTGRES_IMAGE']}, whose pg_restore cannot read it",
                 f"upgrade first: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:{made_major}…"
                 " (a new server, whose cluster is empty: systemctl stop prefect-stack; docker rm --force prefect-postgres;"
-                f" docker volume rm prefect_postgres; then the same site.yml with -e prefect_postgres_image=postgres:{made_major}…)",
+                f" docker volume rm prefect_postgres; rm /var/lib/prefect/migrated; then the same site.yml with -e prefect_postgres_image=postgres:{made_major}…)",
             )
 
     def _look_at_live(self, plan: Plan, request: Request) -> None:

@@ -291,10 +291,10 @@ class Repository:
         """One file of a backup."""
         return self._run("dump", backup.snapshot, path, what=f"give back {path} of {backup.id}")
 
-    def copy_from(self, local: Repository, on_progress: Advance) -> int:
+    def copy_from(self, source: Repository, on_progress: Advance) -> int:
         """Copy what it does not have yet, newest first; gives how many backups that were."""
         have = {backup.id for backup in self.backups()}
-        missing = [backup.snapshot for backup in local.backups() if backup.id not in have]
+        missing = [backup.snapshot for backup in source.backups() if backup.id not in have]
         if not missing:
             return 0
         done = 0
@@ -304,7 +304,7 @@ class Repository:
             done += line.startswith("snapshot ") and " saved" in line
             on_progress(done / len(missing), f"{done} of {len(missing)} backups")
 
-        self._run("copy", *missing, what="take the copy", source=local, on_line=count)
+        self._run("copy", *missing, what="take the copy", source=source, on_line=count)
         return len(missing)
 
     def forget(self, keep: Keep) -> int:

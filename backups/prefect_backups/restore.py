@@ -64,7 +64,9 @@ class Restore:
                 build.safety_backup(host)
 
             cancel_before = plan.cancel_before.timestamp() if plan.cancel_before else 0.0
-            journal = Journal(plan.backup.id, served=host.stack.serves(), cancel_before=cancel_before)
+            journal = Journal(
+                plan.backup.id, served=host.stack.serves(), cancel_before=cancel_before, as_is=request.as_is
+            )
             unserved = unfinished.give_up(host, earlier, journal)
             journal.save(host.state)
             with taken_back_on_failure(host, journal):

@@ -31,6 +31,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--yes", action="store_true", help="do not ask")
     late = made.add_argument_group("runs whose time has passed")
     late.add_argument("--run-late", action="store_true", help="cancel none: all of them run now")
+    late.add_argument(
+        "--as-is",
+        action="store_true",
+        help="nothing is missing since the backup (a move): no run is touched, no slot freed",
+    )
     late.add_argument("--outage-since", metavar="TIME", help="cancel those due before (default: the last heartbeat)")
     how = made.add_argument_group("how")
     how.add_argument("--drain", metavar="SECONDS", type=float, default=0.0, help="let running flow runs end, so long")
@@ -57,7 +62,8 @@ def request_of(options: argparse.Namespace, now: datetime) -> Request:
         id=options.id,
         before=choose.parse_time(options.before, now) if options.before else None,
         repository=options.repository,
-        run_late=options.run_late,
+        run_late=options.run_late or options.as_is,
+        as_is=options.as_is,
         outage_since=choose.parse_time(options.outage_since, now) if options.outage_since else None,
         drain=options.drain,
         safety_backup=not options.without_safety_backup,
@@ -88,6 +94,6 @@ def settled(options: argparse.Namespace, plan: Plan | None, shown: int) -> list[
         for name in ("id", "before"):
             words += [f"--{name}", getattr(options, name)] if getattr(options, name) else []
         words += ["--from", options.repository] if options.repository else []
-    for name in ("run_late", "without_safety_backup", "new_cluster", "with_files", "initial", "json"):
+    for name in ("run_late", "as_is", "without_safety_backup", "new_cluster", "with_files", "initial", "json"):
         words += [f"--{name.replace('_', '-')}"] * getattr(options, name)
     return words + (["--drain", str(options.drain)] if options.drain else [])

@@ -55,7 +55,9 @@ def explain(plan: Plan, request: Request, report: Report) -> None:
         report.say(f"          {note}")
     if facts.prefect != plan.prefect:
         report.say(f"Prefect   {facts.prefect} there, {plan.prefect} here: migrations run before the swap")
-    if plan.cancel_before is None:
+    if request.as_is:
+        report.say("Runs      stay as the backup has them (--as-is)")
+    elif plan.cancel_before is None:
         report.say("Late runs all run late (--run-late)")
     else:
         when = plan.cancel_before.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -99,10 +101,11 @@ def summary(result: dict[str, Any], report: Report) -> None:
         return
     what = "Undone" if result["backup"] == "undo" else f"Restored {result['backup']} from {result['repository']}"
     report.say(f"{what}. The API was away for {result['downtime_seconds']} s.", style="bold green")
-    report.say(
-        f"  {result['crashed']} flow runs that were at work then are Crashed, {result['cancelled']} whose time had passed"
-        f" are Cancelled, {result['late']} run late; {result['slots_freed']} concurrency slots came free."
-    )
+    if "crashed" in result:
+        report.say(
+            f"  {result['crashed']} flow runs that were at work then are Crashed, {result['cancelled']} whose time had"
+            f" passed are Cancelled, {result['late']} run late; {result['slots_freed']} concurrency slots came free."
+        )
     if "smoke" in result:
         seen = f"Smoke flow through the reverse proxy: {result['smoke']}"
         report.say(f"  {seen if result['smoke'] else 'No smoke flow ran: these data have no deployment for it'}.")

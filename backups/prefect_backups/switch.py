@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 from . import previous, unfinished, workers
@@ -66,7 +68,7 @@ def go_live(host: Host, journal: Journal, before: float = 0.0) -> dict[str, Any]
     with host.report.step("server started and ready", "start server"):
         host.stack.start_server()
     facts["downtime_seconds"] = round(before + time.monotonic() - started, 1)
-    if not reconciled:
+    if not reconciled and not journal.as_is:
         with host.report.step("runs of the dead, runs whose time has passed, slots", "order"):
             facts |= host.in_server(
                 do="order",
@@ -74,7 +76,7 @@ def go_live(host: Host, journal: Journal, before: float = 0.0) -> dict[str, Any]
                 message=CRASHED.format(backup=journal.backup),
                 cancel_message=CANCELLED.format(backup=journal.backup),
             )
-        journal.enter(host.state, "starting")
+    journal.enter(host.state, "starting")
     _start_proxy(host)
     late = workers.start(host, journal)
     _drop_given_up(host)
@@ -91,8 +93,23 @@ def give_up_upgrades(host: Host) -> None:
     """A restore is a person's newer decision: an upgrade that did not end must not come back to it at the next boot."""
     for name in UPGRADES:
         if (path := host.state / name).exists():
+            aside = _set_aside(path)
             remove(path)
             host.report.say(f"      given up: the upgrade that did not end ({path})", style="yellow")
+            if aside:
+                kept = (
+                    f"the cluster that it had set aside stays in {aside}; when nobody needs it any more: rm -r {aside}"
+                )
+                host.report.say(f"      {kept}", style="yellow")
+
+
+def _set_aside(journal: Path) -> str:
+    """Where an upgrade of Postgres has put the cluster of before; empty where there is none, or nothing says so."""
+    try:
+        aside = json.loads(journal.read_text()).get("aside", "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return aside if aside and Path(aside).is_dir() else ""
 
 
 def _go_back_to_a_broken_one(host: Host, journal: Journal) -> dict[str, Any]:

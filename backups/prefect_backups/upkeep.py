@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from . import repositories
 from .errors import Code, Failure
 from .last import read_last, remember
 from .lock import PLAYBOOK, only_one
@@ -91,6 +92,25 @@ def _copy(settings: Settings, repository: Repository, report: Report) -> dict[st
     tidy(settings, repository, report)
     there = [backup.id for backup in repository.backups()]
     return {"copied": copied, "at": time.time(), "ids": there}
+
+
+def fetch(settings: Settings, name: str, report: Report) -> dict[str, Any]:
+    """Copy to the repository on this host what another one has, as on a new server; gives how many backups came.
+
+    Args:
+        name: of an off-site repository, or "off-site" for all of them.
+
+    Raises Failure.
+    """
+    local, fetched = Repository.local(settings), {}
+    with only_one(Path(settings.state), "a copy of backups to this host", PLAYBOOK):
+        for source in repositories.find(settings, name):
+            if source.is_local:
+                raise Failure(Code.NOT_FOUND, f'"{name}" is the repository on this host itself', "see backups_offsite")
+            with report.step(f"backups out of {source.name}", f"fetch {source.name}") as advance:
+                source.open()
+                fetched[source.name] = local.copy_from(source, advance)
+    return {"fetched": fetched, "changed": any(fetched.values())}
 
 
 def prune(settings: Settings, report: Report) -> dict[str, Any]:

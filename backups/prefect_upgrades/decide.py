@@ -1,6 +1,6 @@
 """What becomes of an upgrade that did not end, and how the way back goes: pure decisions.
 
-tests/unit/test_upgrade_decisions.py holds each of them.
+tests/unit/test_upgrade.py holds each of them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,25 @@ class Way(Enum):
 def way_back(old_serves: bool) -> Way:
     """The way back that loses least."""
     return Way.IMAGE if old_serves else Way.DOWNGRADE
+
+
+def read_otherwise(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> list[str]:
+    """The deployments that the new server reads otherwise than the old one, with the fields: `flow/deployment: schedules`.
+
+    Args:
+        before: what the old server says of each by its id: `name`, and a hash of each field.
+        after: the same of the new one; fields that it alone knows do not count.
+    """
+    found = []
+    for identity, old in before.items():
+        new = after.get(identity)
+        if new is None:
+            found.append(f"{old['name']}: not there")
+            continue
+        fields = [name for name, value in old.items() if new.get(name) != value]
+        if fields:
+            found.append(f"{old['name']}: {', '.join(fields)}")
+    return sorted(found)
 
 
 def room_for_a_second_server(available: int, used: int) -> bool:

@@ -2,11 +2,12 @@
 
 A real flow, run by this process against the server beside it: its states, task runs (which arrive as events), logs, a
 deployment whose schedule the server's own services have to follow, a variable. What is there already is read, too.
-Prints JSON: the seconds that each took, and those of the container's settings that its Prefect does not know. Ends with 1
-and words on stderr when one of the questions fails.
+Prints JSON: the seconds that each took, those of the container's settings that its Prefect does not know, and each deployment
+as it reads it, as hashes. Ends with 1 and words on stderr when one of the questions fails.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ NAME = "prefect-kit-rehearsal"
 TASKS = 3
 # Seconds until what arrives in the background has arrived: a slow host under load.
 PATIENCE = 300.0
+PAGE = 200
+# What of a deployment changes while nobody changes it.
+PASSING = {"created", "updated", "created_by", "updated_by", "last_polled", "status", "active_slots"}
 
 
 @task
@@ -58,6 +62,29 @@ async def reads(client: PrefectClient) -> None:
     await client.read_block_documents(limit=200, include_secrets=False)
     await client.read_automations()
     await client.read_global_concurrency_limits(limit=200)
+
+
+async def deployments(client: PrefectClient) -> dict[str, dict[str, str]]:
+    """Each deployment by its id: `name`, and a hash of the value of each other field, as this version reads it."""
+    flows: dict[Any, str] = {}
+    found: dict[str, dict[str, str]] = {}
+    while page := await client.read_deployments(limit=PAGE, offset=len(found)):
+        for one in page:
+            if one.flow_id not in flows:
+                flows[one.flow_id] = (await client.read_flow(one.flow_id)).name
+            fields = lasting(one.model_dump(mode="json"))
+            hashes = {name: json.dumps(value, sort_keys=True).encode() for name, value in fields.items()}
+            found[str(one.id)] = {name: hashlib.sha256(value).hexdigest()[:12] for name, value in hashes.items()} | {
+                "name": f"{flows[one.flow_id]}/{one.name}"
+            }
+    return found
+
+
+def lasting(value: Any) -> Any:
+    """A value without what passes, at any depth (schedules and limits have times and counts of their own)."""
+    if isinstance(value, dict):
+        return {name: lasting(one) for name, one in value.items() if name not in PASSING}
+    return [lasting(one) for one in value] if isinstance(value, list) else value
 
 
 async def runs(client: PrefectClient) -> None:
@@ -119,7 +146,8 @@ async def main() -> int:
                 print(f"{ask.__name__}: {type(error).__name__}: {error}", file=sys.stderr)
                 return 1
             seconds[ask.__name__] = round(time.monotonic() - began, 2)
-    print(json.dumps({"seconds": seconds, "unknown_settings": unknown_settings()}))
+        read = await deployments(client)
+    print(json.dumps({"seconds": seconds, "unknown_settings": unknown_settings(), "deployments": read}))
     return 0
 
 

@@ -92,6 +92,8 @@ class Rehearsal(_File):
     old_fails: str = ""
     #: Variables of the server's that the new version does not know.
     unknown_settings: list[str] = field(default_factory=list)
+    #: Deployments that the new version reads otherwise, with the fields; known where the old one serves.
+    deployments_otherwise: list[str] = field(default_factory=list)
     #: What each step took.
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from prefect_backups.bring_back import bring_back, prove
 from prefect_backups.errors import Code, Failure
@@ -13,6 +14,7 @@ from prefect_backups.plan import Plan, Planner, Request
 from prefect_backups.postgres import RESTORING
 
 from . import side
+from .decide import read_otherwise
 from .migrations import migrate
 from .record import Rehearsal
 
@@ -76,10 +78,12 @@ def _rehearse(host: Host, plan: Plan, before: str, after: str) -> Rehearsal:
     if broken:
         raise Failure(Code.REHEARSAL, f"the migrations leave indexes that are not valid: {', '.join(broken)}", HINT)
     with report.step("the new server on the copy", "new server"):
-        found.unknown_settings = _serves(host, after)
+        new = _serves(host, after)
+    found.unknown_settings = new["unknown_settings"]
     try:
         with report.step("the old server on the migrated copy", "old server"):
-            _serves(host, before)
+            old = _serves(host, before)
+        found.deployments_otherwise = read_otherwise(old["deployments"], new["deployments"])
     except Failure as failure:
         # It has to stop before the database is migrated, and the way back is another one: no reason to refuse.
         found.old_serves, found.old_fails = False, failure.fact
@@ -93,10 +97,10 @@ def _migrate(host: Host, image: str) -> None:
         raise Failure(Code.REHEARSAL, f"the migrations to {image} fail: {failure.fact}", HINT) from failure
 
 
-def _serves(host: Host, image: str) -> list[str]:
-    """Have an image's server serve the copy, and ask it; gives the settings that it does not know. Raises Failure."""
+def _serves(host: Host, image: str) -> dict[str, Any]:
+    """Have an image's server serve the copy, and ask it; gives what questions.py prints. Raises Failure."""
     try:
         with side.on_a_copy(host, image, RESTORING) as container:
-            return side.ask(container)["unknown_settings"]
+            return side.ask(container)
     except Failure as failure:
         raise Failure(Code.REHEARSAL, f"{image} does not serve these data: {failure.fact}", HINT) from failure

@@ -265,3 +265,5 @@ def words(rehearsal: dict[str, Any], report: Report) -> None:
         report.say(f"  meanwhile        no server serves: {rehearsal['old_fails']}")
     if rehearsal["unknown_settings"]:
         report.say(f"  no longer known  {', '.join(rehearsal['unknown_settings'])}")
+    for one in rehearsal["deployments_otherwise"]:
+        report.say(f"  read otherwise   {one}", style="yellow")

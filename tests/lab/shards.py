@@ -1,7 +1,7 @@
 """The order of the lab's test files, and which of them run side by side.
 
 Much of what the lab does is waiting, so `./scripts/test` runs several shards at a time. Each has a main VPS made from a
-snapshot, on a network and with a hosts file of its own. The first shard's was provisioned with an earlier Prefect, and is
+snapshot, on a network and with a hosts file of its own. The first shard's was made by the last release of the kit, and is
 upgraded at its end; the others' have the Prefect that a new server gets. But for the tests of upgrades, a file may be in any
 shard: where it stands balances the time that they take, and which Prefect it is run with. tests/unit/test_shards.py holds
 that every file is in one shard.
@@ -38,7 +38,7 @@ class Shard:
 FILES = (
     # The first file makes a snapshot, while the other shards begin with what needs none.
     (
-        "test_provision",
+        "test_released",
         "test_host",
         "test_stack",
         "test_workers",
@@ -66,11 +66,14 @@ FILES = (
     # less than its own time, if it comes first where all three want to work.
     (
         "test_preflight",
+        "test_provision",
         "test_worker_life",
         "test_worker_hosts",
         "test_resilience",
         "test_backups",
         "test_backups_faults",
+        # Its server is where it was, at the end.
+        "test_move",
         "test_demo",
     ),
 )

@@ -1,11 +1,13 @@
-"""upgrade.yml: to the later Prefect and back, with a flow run under way and a client that asks all the time."""
+"""upgrade.yml: to the later Prefect and back, with flow runs under way on two hosts and a client that asks all the time."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.lab import restores
 from tests.lab.asking import Asking, serves
@@ -13,8 +15,9 @@ from tests.lab.conftest import Aloud
 from tests.lab.restores import until
 from tests.lab.runs import Runs
 from tests.lab.seed import psql
-from tests.lab.vps import images
+from tests.lab.vps import images, inventory
 from tests.lab.vps.endpoint import Endpoint
+from tests.lab.vps.playbook import ANSIBLE
 from tests.lab.vps.vps import Vps
 
 HERE, LATER = images.EARLIER, images.NEWEST
@@ -39,6 +42,25 @@ def later(aloud: Aloud) -> tuple[str, ...]:
         archive = images.ensure_images(LATER).archive
     given = {"prefect_version": LATER} | ({"prefect_images_archive": str(archive)} if archive else {})
     return ("-e", json.dumps(given))
+
+
+@pytest.fixture(scope="module")
+def far(
+    make_vps: Callable[..., Vps], vps: Vps, lab, inventory_directory: Path, playbook, aloud: Aloud
+) -> Iterator[Vps]:
+    """A second host, whose worker serves a work pool of its own, with the version of the server."""
+    made = make_vps(f"{vps.name}-far")
+    usual = yaml.safe_load((ANSIBLE / "roles/prefect/defaults/main.yml").read_text())["prefect_work_pools"]
+    settings = {"prefect_work_pools": [*usual, {"name": "far"}]}
+    workers = {made: {"prefect_workers": [{"name": "far-1", "pool": "far"}]}}
+    inventory.write(inventory_directory, vps, lab, settings, workers=workers)
+    with aloud("ansible-playbook site.yml with a second host"):
+        playbook("site.yml", "--skip-tags", "docker,backups")
+    # The flows of the tests.
+    Runs(made, None)
+    yield made
+    inventory.write(inventory_directory, vps, lab)
+    playbook("site.yml", "--tags", "stack,workers")
 
 
 @pytest.fixture(scope="module")
@@ -98,36 +120,44 @@ def test_a_rehearsal_that_fails_changes_nothing(vps, playbook, endpoint, later):
     assert serves(endpoint) == HERE
 
 
-def test_an_upgrade_fails_no_request_and_no_flow_run(vps, playbook, endpoint, runs, later):
+def test_an_upgrade_fails_no_request_and_no_flow_run(vps, far, playbook, endpoint, runs, later):
     """Not even one that dies when the server has been replaced: systemd finishes it, and the playbook goes on from there."""
+    on_far = runs.deployment("through-an-upgrade-elsewhere", work_pool_name="far")
     before = {table: int(psql(vps, f"SELECT count(*) FROM {table}")) for table in ("flow_run", "deployment", "log")}
     run = runs.start(runs.deployment("through-an-upgrade"), parameters={"seconds": RUN_SECONDS})
+    run_on_far = runs.start(on_far, parameters={"seconds": RUN_SECONDS})
     runs.wait(run, "Running")
+    runs.wait(run_on_far, "Running")
     with Asking(endpoint) as asked:
         rehearsed = playbook("upgrade.yml", *later, "-e", "rehearse_only=true")
         assert "the old server serves; and the way back is its image alone" in rehearsed.joined
         assert serves(endpoint) == HERE
         killed_at(vps, "replace:end")
         assert serves(endpoint) == LATER
+        # The server comes first: for a while all workers are older.
+        between = runs.start(on_far, parameters={"seconds": 1})
+        runs.wait(between, "Completed")
+        assert far.ssh(WORKER).stdout.strip() == HERE
         done = playbook("upgrade.yml", *later)
     assert (asked.failed, asked.tried > 100) == ([], True)
     assert f"{LATER_IMAGE} already" in done.joined
-    assert vps.ssh(WORKER).stdout.strip() == LATER
+    assert [host.ssh(WORKER).stdout.strip() for host in (vps, far)] == [LATER, LATER]
     assert runs.wait(run, "Completed", limit=RUN_SECONDS)["run_count"] == 1
+    assert runs.wait(run_on_far, "Completed", limit=RUN_SECONDS)["run_count"] == 1
     for table, count in before.items():
         assert int(psql(vps, f"SELECT count(*) FROM {table}")) >= count, table
     # site.yml keeps it, as the inventory does not say which.
     assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0
 
 
-def test_the_way_back_loses_nothing_either(vps, playbook, endpoint, runs):
+def test_the_way_back_loses_nothing_either(vps, far, playbook, endpoint, runs):
     run = runs.start(runs.deployment("through-a-way-back"), parameters={"seconds": 60})
     runs.wait(run, "Running")
     with Asking(endpoint) as asked:
         playbook("upgrade.yml", "-e", "back=true")
     assert asked.failed == []
     assert serves(endpoint) == HERE
-    assert vps.ssh(WORKER).stdout.strip() == HERE
+    assert [host.ssh(WORKER).stdout.strip() for host in (vps, far)] == [HERE, HERE]
     assert runs.wait(run, "Completed")["run_count"] == 1
     assert left_over(vps) == ""
 

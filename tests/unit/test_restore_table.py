@@ -565,6 +565,21 @@ def test_flow_runs_are_reconciled_once(play: Any, tmp_path: Path, monkeypatch: p
     assert well(host, tmp_path)
 
 
+@pytest.mark.parametrize("as_is", [True, False])
+def test_runs_stay_as_they_are_where_nothing_is_missing(as_is: bool, play: Any, tmp_path: Path) -> None:
+    """A move: also where the restore was cut off, and another process finishes it."""
+    host = cut("ordering", tmp_path)
+    journal = Journal.load(tmp_path)
+    journal.as_is = as_is
+    journal.save(tmp_path)
+    host.workers_up = False
+    facts = do("reboot", play, host)
+    assert isinstance(facts, dict)
+    assert ("crashed" in facts) is not as_is
+    assert "crashed" in do("latest", play, host)
+    assert "crashed" not in play(host).run(Request(as_is=True))
+
+
 def test_a_journal_that_cannot_be_read_is_no_obstacle(play: Any, tmp_path: Path) -> None:
     host = Played({LIVE: Database(16384, OLD_WORLD)})
     Journal.path(tmp_path).write_text('{"phase": "of a newer kit"}')

@@ -106,6 +106,16 @@ def test_the_image_is_named_where_it_stands_and_the_schema_with_it(tmp_path: Pat
         replace.set_image(host, NEW)
 
 
+def test_deployments_that_are_read_otherwise_are_named():
+    same = {"name": "hello/hello", "schedules": "0a", "tags": "0b"}
+    other = {"name": "etl/nightly", "schedules": "0a", "tags": "0b"}
+    before = {"1": same, "2": other, "3": {"name": "gone/gone"}}
+    # A field that only the new one knows is no difference; one that it knows no longer is.
+    after = {"1": same | {"new": "0c"}, "2": {"name": "etl/nightly", "schedules": "ff"}, "4": {"name": "new/new"}}
+    assert decide.read_otherwise(before, after) == ["etl/nightly: schedules, tags", "gone/gone: not there"]
+    assert decide.read_otherwise(before, before) == []
+
+
 # --- the order of things, over a host that is played ------------------------------------------------------------------
 
 

@@ -255,10 +255,16 @@ def test_a_take_back_that_dies_is_made_up_for(
 def test_a_restore_gives_up_an_upgrade_that_did_not_end(played: tuple[Played, PostgresUpgrade]) -> None:
     """Else the next boot would take the data of before back, over those that were restored."""
     host, upgrading = played
-    ClusterJournal(OLD, NEW, "building", str(host.data.with_name("aside"))).save(host.state)
+    aside = host.data.with_name("aside")
+    aside.mkdir()
+    ClusterJournal(OLD, NEW, "building", str(aside)).save(host.state)
     Journal("a", "b", "migrating", "b1", "r", True).save(host.state)
+    said: list[str] = []
+    host.report.say = lambda text, **_: said.append(text)  # type: ignore[method-assign]
     assert {ClusterJournal.path(host.state).name, Journal.path(host.state).name} == set(switch.UPGRADES)
     switch.give_up_upgrades(host)  # type: ignore[arg-type]
+    # It is all the data of before, and nobody would find it otherwise.
+    assert any(f"stays in {aside}; when nobody needs it any more: rm -r {aside}" in text for text in said)
     assert upgrading.resume() is None
     assert Journal.load(host.state) is None
 

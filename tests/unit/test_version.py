@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect_preflight import (
+    prefect_moved_problems,
     prefect_postgres_problems,
     prefect_postgres_upgrade_problem,
     prefect_running,
@@ -107,7 +108,7 @@ def test_playbooks_without_a_preflight_look_first(playbook):
 
 # --- what a host runs --------------------------------------------------------------------------------------------
 
-NOTHING = {"image": "", "version": "", "before": "", "postgres": "", "postgres_image": ""}
+NOTHING = {"image": "", "version": "", "before": "", "postgres": "", "postgres_image": "", "moved": ""}
 UPGRADED = """{
   "before": "prefecthq/prefect:3.8.8-python3.13",
   "after": "prefecthq/prefect:3.9.1-python3.13",
@@ -171,6 +172,14 @@ def test_the_look_at_a_host_finds_what_it_is_to_find(tmp_path):
     assert look() == NOTHING | runs
     (state / "backups/upgraded.json").write_text(UPGRADED.replace(OFFICIAL("3.9.1"), "prefecthq/prefect:release-7"))
     assert look() == NOTHING | runs | {"before": "3.8.8"}
+    (etc / "moved.env").write_text('MOVED_TO=203.0.113.20\nMOVED_UNITS="prefect-worker@a.service"\n')
+    assert look()["moved"] == "203.0.113.20"
+    (problem,) = prefect_moved_problems(look(), "203.0.113.10")
+    assert problem.startswith(
+        'its server has moved to "203.0.113.20", and must not serve in two places; set ansible_host'
+    )
+    assert "ansible-playbook move.yml -e move_from=203.0.113.10" in problem
+    assert prefect_moved_problems(NOTHING, "203.0.113.10") == []
 
 
 def test_which_postgres_a_server_runs():

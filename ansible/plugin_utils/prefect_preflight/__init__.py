@@ -28,6 +28,7 @@ from .host import (
 )
 from .numbers import number_problems
 from .running import (
+    prefect_moved_problems,
     prefect_postgres_problems,
     prefect_postgres_upgrade_problem,
     prefect_running,
@@ -40,6 +41,7 @@ from .work import flow_problems, flows_pool_problems, pool_problems, worker_prob
 
 __all__ = [
     "prefect_left_passwords",
+    "prefect_moved_problems",
     "prefect_options",
     "prefect_postgres_problems",
     "prefect_postgres_upgrade_problem",

@@ -10,16 +10,17 @@ from .words import given, quoted
 from .work import newer_flows_problems
 
 #: What the look at a host gives (roles/prefect/vars/main.yml): the stack's images, the version in the workers' lock, and
-#: the images before and after the last upgrade.
+#: the images before and after the last upgrade, and where the server has moved.
 POSTGRES = re.compile(r"^POSTGRES_IMAGE=[\"']?([^\s\"']+)", re.MULTILINE)
 IMAGE = re.compile(r"^PREFECT_IMAGE=[\"']?([^\s\"']+)", re.MULTILINE)
 LOCKED = re.compile(r"^prefect==([0-9][0-9a-z.]*)", re.MULTILINE)
+MOVED = re.compile(r"^MOVED_TO=(\S+)", re.MULTILINE)
 UPGRADED = {name: re.compile(rf'"{name}": "([^"]+)"') for name in ("before", "after")}
 
 
 def prefect_running(seen: str) -> dict[str, str]:
     """What runs on a server: its `image`, the `version` in it, the version `before` the last upgrade, the major version of
-    `postgres` and its `postgres_image`; empty where there is none.
+    `postgres` and its `postgres_image`, and the address that it has `moved` to; empty where there is none.
 
     Args:
         seen: the lines of the look at the host, among others. An image whose tag tells no version holds the one in the
@@ -30,14 +31,31 @@ def prefect_running(seen: str) -> dict[str, str]:
     )
     # A record of an upgrade that somebody has gone back from says nothing.
     came_from = image_version(before) if after and after == image else ""
-    postgres = found[1] if (found := POSTGRES.search(seen)) else ""
+    postgres, moved = (found[1] if (found := pattern.search(seen)) else "" for pattern in (POSTGRES, MOVED))
     return {
         "image": image,
         "version": image and (image_version(image) or locked),
         "before": came_from,
         "postgres": postgres_major(postgres),
         "postgres_image": postgres,
+        "moved": moved,
     }
+
+
+def prefect_moved_problems(running: dict[str, str], host: str) -> list[str]:
+    """Why nothing is to be changed on a host whose server has moved away (move.yml); empty for any other.
+
+    Args:
+        running: what runs on the server (`prefect_running`).
+        host: its address.
+    """
+    if not running["moved"]:
+        return []
+    return [
+        f"its server has moved to {quoted(running['moved'])}, and must not serve in two places; set ansible_host to that address "
+        f"in hosts.yml (a move that did not end: ansible-playbook move.yml -e move_from={host}, with the same; to take it back, "
+        "with -e back=true)"
+    ]
 
 
 def prefect_version_problems(

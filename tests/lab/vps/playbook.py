@@ -69,23 +69,26 @@ def parse_recap(output: str) -> dict[str, dict[str, int]]:
     }
 
 
-def run_playbook(inventory: Path, playbook: str, *arguments: str, timeout: float | None = None) -> PlaybookRun:
+def run_playbook(
+    inventory: Path, playbook: str, *arguments: str, timeout: float | None = None, ansible: Path = ANSIBLE
+) -> PlaybookRun:
     """Run a playbook of `ansible/` (or one by its whole path) to its end; a failure is in the result.
 
-    `arguments` go to ansible-playbook as they are, `timeout` is in seconds.
+    `arguments` go to ansible-playbook as they are, `timeout` is in seconds, `ansible` is that folder of another state of the
+    kit.
     """
     programs = REPOSITORY / ".venv" / "bin"
     environment = {
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        "ANSIBLE_CONFIG": str(ansible / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_FORCE_COLOR": "0",
     }
     started = time.monotonic()
     done = subprocess.run(
         [str(programs / "ansible-playbook"), "--inventory", str(inventory), playbook, *arguments],
-        cwd=ANSIBLE,
+        cwd=ansible,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -1,4 +1,7 @@
-"""Provision a VPS from nothing by site.yml, once for each content of what is deployed, and keep it as a snapshot."""
+"""Provision a VPS from nothing by site.yml, once for each content of what is deployed, and keep it as a snapshot.
+
+That with the earlier Prefect is made by the last release of the kit first, as the servers of its users are.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from pathlib import Path
 
 from . import inventory, snapshot
 from .engine import docker
-from .images import NEWEST, LabImages, content_hash
+from .images import EARLIER, NEWEST, LabImages, content_hash
 from .playbook import REPOSITORY, run_playbook
-from .shell import LabError, locked, run, step, write_whole
+from .shell import LabError, cache_directory, locked, run, say, step, write_whole
 from .snapshot import Snapshot
 from .vps import Vps, volumes
 
@@ -19,7 +22,8 @@ DOMAIN = "prefect.lab.test"
 #: What site.yml puts on a host, and what it puts it there with.
 DEPLOYED = ("ansible", "backups", "caddy", "compose", "flows", "systemd")
 SECONDS_TO_PROVISION = 1800
-BUILDER = "snapshot"
+#: The last released state of the kit, 0.4: hosts with the earlier Prefect are made by it, and come from there to this one.
+RELEASED = "036d14b01d41a4d440162018986c143e3ceebd38"
 
 
 def deployed_content(images: LabImages) -> str:
@@ -36,12 +40,31 @@ def version_words(images: LabImages) -> list[str]:
     return [] if images.prefect == NEWEST else ["-e", f"prefect_version={images.prefect}"]
 
 
+def released_kit() -> Path | None:
+    """A copy of the last released state of the kit; None in a clone without that commit. Raises LabError."""
+    if run(["git", "-C", str(REPOSITORY), "cat-file", "-e", f"{RELEASED}^{{commit}}"], check=False).returncode:
+        say(f"this clone does not have the commit {RELEASED}: the VPS begins with the present kit")
+        return None
+    there = cache_directory() / f"kit-{RELEASED[:12]}"
+    if not there.is_dir():
+        half_made = there.with_suffix(".new")
+        shutil.rmtree(half_made, ignore_errors=True)
+        half_made.mkdir(parents=True)
+        packed = half_made / "kit.tar"
+        run(["git", "-C", str(REPOSITORY), "archive", f"--output={packed}", RELEASED])
+        run(["tar", "--extract", f"--file={packed}", f"--directory={half_made}"])
+        packed.unlink()
+        half_made.rename(there)
+    return there
+
+
 def ensure(images: LabImages) -> Snapshot:
     """The snapshot of the present content, made if it is not there: by one of several shards, while the others wait.
 
     Raises LabError with the end of site.yml's output when that fails.
     """
-    with locked("snapshot"):
+    # By version, since two shards make theirs at the same time.
+    with locked(f"snapshot-{images.prefect}"):
         found = Snapshot(deployed_content(images))
         if not found.exists:
             _make(found, images)
@@ -51,25 +74,35 @@ def ensure(images: LabImages) -> Snapshot:
 
 def forget(images: LabImages) -> None:
     """Remove the snapshot of the present content, so that the next use provisions from nothing again."""
-    with locked("snapshot"):
+    with locked(f"snapshot-{images.prefect}"):
         Snapshot(deployed_content(images)).remove()
 
 
 def _make(wanted: Snapshot, images: LabImages) -> None:
     wanted.remove()
-    vps = Vps(BUILDER)
+    # Not "snapshot-…": its volumes would have the names of those that are kept.
+    vps = Vps(f"builder-{wanted.content}")
     vps.down()
     try:
         vps.up(domain=DOMAIN)
         inventory.write(wanted.inventory, vps, images)
-        words = version_words(images)
-        with step(" ".join(["ansible-playbook site.yml", *words, "on a bare VPS"])):
+        kit = released_kit() if images.prefect == EARLIER else None
+        if kit is not None:
+            with step(f"ansible-playbook site.yml of {RELEASED[:7]} on a bare VPS"):
+                before = run_playbook(
+                    wanted.inventory, "site.yml", timeout=SECONDS_TO_PROVISION, ansible=kit / "ansible"
+                )
+            if before.returncode:
+                raise LabError(f"site.yml of {RELEASED[:7]} failed:\n{before.stdout[-8000:]}", "read its output above")
+        # A host keeps what it runs.
+        words = [] if kit else version_words(images)
+        with step(" ".join(["ansible-playbook site.yml", *words, *(["on that"] if kit else ["on a bare VPS"])])):
             run = run_playbook(wanted.inventory, "site.yml", *words, timeout=SECONDS_TO_PROVISION)
         if run.returncode:
             raise LabError(f"site.yml failed on a bare VPS:\n{run.stdout[-8000:]}", "read the end of its output above")
         # An image has none of the files that Docker mounts; machine.INIT adds this to a copy's.
         vps.ssh("mkdir --parents /var/lib/prefect-lab && grep '# prefect$' /etc/hosts > /var/lib/prefect-lab/hosts")
-        with step(f"shutting {BUILDER} down"):
+        with step(f"shutting {vps.name} down"):
             docker("stop", vps.container)
         wanted.keep(vps.container, volumes(vps.name), asdict(run), images.outsider)
     finally:

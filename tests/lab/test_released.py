@@ -1,0 +1,79 @@
+"""A server that the last release of the kit has made, and the present site.yml has brought here: `git pull`, as CHANGELOG.md says.
+
+All other tests of this shard run on it, too.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab import restores
+from tests.lab.seed import psql
+from tests.lab.vps import images, provision
+from tests.lab.vps.playbook import STACK_EFFECTS
+
+pytestmark = pytest.mark.skipif(
+    provision.released_kit() is None, reason="this clone does not have the commit of the release"
+)
+# What is changed on such a server, by what CHANGELOG.md says of it.
+SAID = {
+    # "A broken rule file leaves the firewall as it is at a restart, too."
+    "Write the firewall, and install its unit",
+    "Load the firewall",
+    # "It makes the containers again": their programs are files now.
+    "Make the directories",
+    "Write the environment of the stack, and place its project, what its containers read, and its unit",
+    *STACK_EFFECTS,
+    # The tools: prefect-upgrade, exit codes, settings.
+    "Make a directory for what is not whole yet",
+    "Unpack the files on the host",
+    "Give the release its environment, and put it in its place, whole",
+    "Use the release",
+    "Write the settings",
+    "Install the units, and when they start",
+    "Start the timers, now and at boot",
+    # "restarts every worker"
+    "Make the directories, and place the lock of the workers",
+    "Make it, and install what the lock names",
+    "Unpack it on the host",
+    "Put the program in its place, whole",
+    "Let the workers run both, and install their units",
+    "Make the automation that finds crashed flow runs",
+    "Write what each worker does, its limits and its devices",
+    "Write the account of each worker",
+    "Restart changed workers",
+    "Note what each worker runs with",
+    "Remove those that no worker runs any more",
+    # "deploys the flows once more with a new environment"
+    "Place it",
+    "Place the program that deploys, and its unit",
+    "Write where the deployments go, and by which account",
+    "Make the deployments",
+    "Allow it no longer",
+    "Note which release this is, and where it came from",
+    # It names the commit that the host was made with.
+    "Write the recovery kit",
+    # "The checks bring a smoke flow of their own"
+    "Run the smoke flow through the public endpoint and count what came back",
+}
+
+
+def test_it_changes_what_the_changelog_says(vps, first_run):
+    assert first_run.recap["failed"] == 0
+    assert set(first_run.changed_tasks) <= SAID
+
+
+def test_it_keeps_what_it_has(vps, endpoint):
+    assert endpoint.get("/api/admin/version").raise_for_status().json() == images.EARLIER
+    # That release proved itself by a run of an example flow, which the present one does not.
+    body = {"deployments": {"id": {"any_": [restores.deployment(endpoint, "smoke/smoke")["id"]]}}}
+    runs = endpoint.post("/api/flow_runs/filter", body).raise_for_status().json()
+    assert "Completed" in {run["state_name"] for run in runs}
+    assert int(psql(vps, "SELECT count(*) FROM log")) > 0
+    made_by = {backup["kit"] for backup in restores.run(vps, "prefect-backup", "list").facts["backups"]}
+    assert "0.4" in made_by
+
+
+def test_the_second_run_changes_nothing(vps, playbook):
+    again = playbook("site.yml")
+    assert again.recap["changed"] == 0, again.changed_tasks
