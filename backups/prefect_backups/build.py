@@ -53,7 +53,7 @@ def database(host: Host, plan: Plan, journal: Journal) -> None:
     prove(plan.backup, plan.manifest, postgres, report, hint)
     if plan.manifest.prefect != plan.prefect:
         with report.step(f"migrations from Prefect {plan.manifest.prefect} to {plan.prefect}", "migrate"):
-            host.stack.migrate(RESTORING)
+            host.stack.migrate(RESTORING, journal.image)
     with report.step("statistics for the query planner", "analyze"), postgres.connect(RESTORING) as connection:
         connection.execute("ANALYZE")
     journal.target, journal.cluster = postgres.oid(RESTORING), postgres.cluster()

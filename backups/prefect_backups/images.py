@@ -21,6 +21,17 @@ def prefect_version(image: str) -> str:
     return said.decode().strip().splitlines()[-1]
 
 
+def local_version(image: str) -> str:
+    """The version of Prefect in an image that has to be on this host. Raises Failure (INCOMPATIBLE) where it is not."""
+    try:
+        docker.from_env().images.get(image)
+    except docker.errors.DockerException as error:
+        raise Failure(
+            Code.INCOMPATIBLE, f'the image "{image}" is not on this host: {error}', f"docker pull {image}"
+        ) from error
+    return prefect_version(image)
+
+
 def major_of(image: str) -> int | None:
     """The major version that the tag of an image of Postgres begins with, also beside a digest; None where it has none."""
     found = re.search(r":(\d+)(?:[.-][^:/]*)?$", image.partition("@")[0])

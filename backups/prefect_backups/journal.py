@@ -52,6 +52,9 @@ class Journal:
     keep_previous: bool = True
     # Scheduled runs from before this moment (seconds since 1970) are cancelled; none with 0.
     cancel_before: float = 0.0
+    # The image of Prefect that is to serve these data, and the one that served before; empty where it stays the same.
+    image: str = ""
+    image_before: str = ""
     # Whether runs and slots stay as the backup has them.
     as_is: bool = False
     # Seconds since 1970: when it began, and when the server was stopped.

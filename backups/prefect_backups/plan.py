@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from . import choose, manifest, repositories, schema, space
+from . import choose, images, manifest, repositories, schema, space
 from .errors import Code, Failure
 from .host import Host
 from .postgres import LIVE, OURS
@@ -40,6 +40,8 @@ class Request:
     new_cluster: bool = False
     with_files: bool = False
     initial: bool = False
+    # The image of Prefect that is to serve it; empty: the one that serves now.
+    image: str = ""
     # Of an undo: the identity of the database that was shown and confirmed; 0 where none was shown.
     shown: int = 0
 
@@ -51,7 +53,7 @@ class Plan:
     backup: Backup
     manifest: manifest.Manifest
     repository: Repository
-    # Prefect of this host.
+    # Prefect that is to serve it.
     prefect: str
     # What the live database is: "missing", "empty", "readable", "unreadable" (by us; pg_dump may still read it), or
     # "unknown" as long as Postgres is down.
@@ -118,7 +120,8 @@ class Planner:
         # For a first restore on a new host: all there are.
         name = repositories.ALL if request.initial and request.repository is None else request.repository
         known = repositories.find(self.settings, name)
-        backups, here = repositories.backups(known, self.report), self.stack.prefect_version()
+        backups = repositories.backups(known, self.report)
+        here = images.local_version(request.image) if request.image else self.stack.prefect_version()
         notes: list[str] = []
         while True:
             chosen = choose.pick(backups, request.id, request.before)

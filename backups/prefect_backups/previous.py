@@ -17,9 +17,10 @@ def _path(settings: Settings) -> Path:
     return Path(settings.state) / "previous.json"
 
 
-def note(settings: Settings, backup: str) -> None:
-    """Remember since when it is kept, and which backup took its place."""
-    write_whole(_path(settings), json.dumps({"since": time.time(), "backup": backup, "marked": True}) + "\n")
+def note(settings: Settings, backup: str, image: str = "") -> None:
+    """Remember since when it is kept, which backup took its place, and the image that served it, if another one does now."""
+    known = {"since": time.time(), "backup": backup, "marked": True} | ({"image": image} if image else {})
+    write_whole(_path(settings), json.dumps(known) + "\n")
 
 
 def read(settings: Settings) -> dict[str, Any]:

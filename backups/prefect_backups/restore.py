@@ -20,13 +20,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from . import build, decide, resume, smoke, switch, undo, unfinished
+from . import build, decide, previous, resume, smoke, switch, undo, unfinished
 from .errors import Failure
 from .host import Host
 from .journal import Journal
 from .lock import only_one
 from .plan import Planner, Request
 from .postgres import PREVIOUS
+from .served import served
 from .stopping import stoppable
 from .take_back import put_cluster_back, take_back_and_say, taken_back_on_failure
 
@@ -67,6 +68,7 @@ class Restore:
             journal = Journal(
                 plan.backup.id, served=host.stack.serves(), cancel_before=cancel_before, as_is=request.as_is
             )
+            _with_image(host, journal, request.image)
             unserved = unfinished.give_up(host, earlier, journal)
             journal.save(host.state)
             with taken_back_on_failure(host, journal):
@@ -111,13 +113,14 @@ class Restore:
             unfinished.refuse_foreign(host, "undo", earlier)
 
             journal = Journal("undo", target=target, cluster=host.postgres.cluster(), served=host.stack.serves())
+            _with_image(host, journal, previous.read(host.settings).get("image", ""))
             lost, last_life = undo.lost_tables(host), self.planner.last_heartbeat()
             if not request.run_late:
                 journal.cancel_before = (request.outage_since or last_life or datetime.now(UTC)).timestamp()
             unfinished.give_up(host, earlier, journal)
             journal.save(host.state)
             with taken_back_on_failure(host, journal):
-                undo.migrate(host)
+                undo.migrate(host, journal.image)
                 # Not before: taking this one back is to serve what was served.
                 journal.lost = lost
                 journal.keep_previous = undo.live_has_tables(host)
@@ -134,3 +137,9 @@ class Restore:
         """Finish, or take back, what a killed restore has left. None: there was nothing."""
         with only_one(self.host.state, RESUMPTION, patience=60):
             return resume.resume(self.host)
+
+
+def _with_image(host: Host, journal: Journal, image: str) -> None:
+    """Note which image is to serve, where that is another one than now, and which one does now."""
+    if image and image != (now := served(host)):
+        journal.image, journal.image_before = image, now

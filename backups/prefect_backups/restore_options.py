@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--initial", action="store_true", help="first restore on a new host: no safety backup, no smoke flow"
     )
+    how.add_argument(
+        "--image", metavar="IMAGE", default="", help="serve it with this image of Prefect: that from before an upgrade"
+    )
     made.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     # Set by ourselves, inside the unit; the second is of an undo: the database that was shown and confirmed.
     made.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
@@ -70,6 +73,7 @@ def request_of(options: argparse.Namespace, now: datetime) -> Request:
         new_cluster=options.new_cluster,
         with_files=options.with_files,
         initial=options.initial,
+        image=options.image,
         shown=options.shown,
     )
 
@@ -96,4 +100,5 @@ def settled(options: argparse.Namespace, plan: Plan | None, shown: int) -> list[
         words += ["--from", options.repository] if options.repository else []
     for name in ("run_late", "as_is", "without_safety_backup", "new_cluster", "with_files", "initial", "json"):
         words += [f"--{name.replace('_', '-')}"] * getattr(options, name)
+    words += ["--image", options.image] if options.image else []
     return words + (["--drain", str(options.drain)] if options.drain else [])

@@ -16,6 +16,7 @@ from .host import Host
 from .journal import Journal
 from .postgres import GIVEN_UP, RESTORING
 from .progress import failpoint
+from .served import serve_with
 from .take_back import take_back
 
 #: The journals of upgrades that are under way (prefect_upgrades/record.py).
@@ -62,10 +63,12 @@ def go_live(host: Host, journal: Journal, before: float = 0.0) -> dict[str, Any]
     if not reconciled:
         journal.enter(host.state, "ordering")
         if journal.keep_previous:
-            previous.note(host.settings, journal.backup)
+            previous.note(host.settings, journal.backup, journal.image_before)
         if journal.lost:
             return _go_back_to_a_broken_one(host, journal)
     with host.report.step("server started and ready", "start server"):
+        if journal.image and not reconciled:
+            serve_with(host, journal.image)
         host.stack.start_server()
     facts["downtime_seconds"] = round(before + time.monotonic() - started, 1)
     if not reconciled and not journal.as_is:

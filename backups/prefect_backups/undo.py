@@ -75,15 +75,19 @@ def lost_tables(host: Host) -> list[str]:
     return sorted({"alembic_version", "flow_run", "flow", "deployment", "work_pool", "log"} - there)
 
 
-def migrate(host: Host) -> None:
-    """Bring the database of before to this host's Prefect; one without a migration of its own stays as it is."""
+def migrate(host: Host, image: str = "") -> None:
+    """Bring the database of before to the Prefect that is to serve it; one without a migration of its own stays as it is.
+
+    Args:
+        image: which that is; the one that serves now without.
+    """
     wanted = host.postgres.revision(PREVIOUS)
     here = host.postgres.revision(LIVE) if LIVE in host.postgres.databases() else None
     if wanted is None or wanted == here:
         return
     with host.report.step("migrations of the database before", "migrate"):
         try:
-            host.stack.migrate(PREVIOUS)
+            host.stack.migrate(PREVIOUS, image)
         except Failure as failure:
             # Alembic's words for a schema of a later version: after a way back of an upgrade by the image alone, which has
             # been seen to serve that (prefect_upgrades/rehearse.py). Should it not do so now, the undo is taken back.

@@ -50,7 +50,14 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_argument(
         "--drop-previous-postgres", action="store_true", help="remove that cluster; then there is no way back"
     )
-    made.add_argument("--lose-newer", action="store_true", help="with --postgres-back: lose what was written since")
+    made.add_argument(
+        "--from-backup",
+        action="store_true",
+        help="with --back: by the backup from before, where the schema does not go back",
+    )
+    made.add_argument(
+        "--lose-newer", action="store_true", help="with --postgres-back, or --from-backup: lose what was written since"
+    )
     made.add_argument("--json", action="store_true", help="print what was done as JSON")
     made.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
     return made
@@ -83,6 +90,15 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     return done or {"resumed": "nothing"}
 
 
+def by_backup(lose_newer: bool, report: Report) -> int:
+    """The way back by a restore, which has a unit, a journal and a resumption of its own; gives the exit code. Raises Failure."""
+    upgrade = Upgrade(Host.here(settings.load(), report))
+    status = subprocess.run(upgrade.back_by_backup(lose_newer), check=False).returncode
+    if status == 0:
+        upgrade.forget_last()
+    return status
+
+
 def main() -> int:
     """The command; gives the exit code."""
     arguments = sys.argv[1:]
@@ -91,6 +107,8 @@ def main() -> int:
     try:
         if os.geteuid() != 0:
             raise Failure(Code.SETTINGS, "prefect-upgrade needs root", "sudo prefect-upgrade …")
+        if options.back and options.from_backup:
+            return by_backup(options.lose_newer, report)
         if not (options.in_unit or options.resume):
             return in_unit(arguments, report, UNIT, "Upgrade of Prefect", RESUMER)
         result = work(options, report)

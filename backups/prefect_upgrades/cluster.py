@@ -37,11 +37,11 @@ from prefect_backups.manifest import Manifest
 from prefect_backups.postgres import CONTAINER, GIVEN_UP, LIVE, RESTORING
 from prefect_backups.progress import duration, failpoint
 from prefect_backups.restic import Backup, Repository
+from prefect_backups.served import set_image
 from prefect_backups.stopping import stoppable
 
 from .decide import REHEARSAL_HOLDS
 from .record import Cluster, ClusterJournal, ClusterRehearsal, Journal, facts
-from .replace import set_image
 
 VARIABLE = "POSTGRES_IMAGE"
 WHAT = "an upgrade of Postgres"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect_backups.errors import Code, Failure
-from prefect_backups.files import write_whole
+from prefect_backups.errors import Code
 from prefect_backups.host import Host
+from prefect_backups.served import set_image
 from prefect_backups.stack import SERVER
 
 from . import side
@@ -55,20 +55,3 @@ def room(host: Host) -> bool:
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     return room_for_a_second_server(available, side.memory(SERVER))
-
-
-def set_image(host: Host, image: str, variable: str = "PREFECT_IMAGE") -> None:
-    """Name the image in the stack's env-file, where it already stands.
-
-    Prefect's also becomes that to which the database was migrated.
-    """
-    path = Path(host.settings.compose_environment)
-    lines = path.read_text().splitlines()
-    changed = [f"{variable}={image}" if line.startswith(f"{variable}=") else line for line in lines]
-    if f"{variable}={image}" not in changed:
-        raise Failure(Code.SETTINGS, f"{path} names no {variable}", "run: ansible-playbook site.yml --tags stack")
-    if variable == "PREFECT_IMAGE":
-        # The role `stack` migrates where this differs from the image (migrate.yml).
-        state = Path(host.stack.environment().get("PREFECT_STATE", "/var/lib/prefect"))
-        write_whole(state / "migrated", f"{image}\n", mode=0o644)
-    write_whole(path, "\n".join(changed) + "\n", mode=path.stat().st_mode & 0o777)

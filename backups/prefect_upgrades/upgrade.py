@@ -10,7 +10,8 @@ A failure takes back what was done and says what serves. Cut off anywhere, the j
 prefect-upgrade.service at boot, take it back or finish it: decide.py.
 
 The way back, also days later: the image of before on the newer schema, where the rehearsal has shown that it serves; else
-the newer image's own downgrade.
+the newer image's own downgrade; else, when somebody says so, the backup from before the upgrade, by a restore with the image
+of before.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect_backups import backup, smoke
@@ -27,6 +29,7 @@ from prefect_backups.host import Host
 from prefect_backups.lock import PLAYBOOK, only_one
 from prefect_backups.postgres import LIVE
 from prefect_backups.progress import Report
+from prefect_backups.served import served
 from prefect_backups.stopping import stoppable
 
 from . import side
@@ -37,6 +40,11 @@ from .rehearse import INVALID_INDEXES, clean_up, mark, rehearse
 from .replace import replace
 
 WHAT = "an upgrade"
+RESTORE = "/usr/local/sbin/prefect-restore"
+BY_BACKUP = (
+    "by the backup from before the upgrade, which loses what was written since: ansible-playbook upgrade.yml -e back=true"
+    " -e from_backup=true (says how much; on the host: prefect-upgrade --back --from-backup)"
+)
 
 
 class Upgrade:
@@ -93,13 +101,7 @@ class Upgrade:
         host, report = self.host, self.host.report
         with only_one(host.state, WHAT, PLAYBOOK), stoppable(report) as stop:
             self._refuse_unfinished()
-            last = Upgraded.load(host.state)
-            if last is None or last.after != self._served():
-                raise Failure(
-                    Code.NO_UNDO,
-                    "there is no upgrade to take back" + (f": {last.after} does not serve" if last else ""),
-                    "an older version otherwise: prefect-restore --list, a backup of that version",
-                )
+            last = self._last()
             stop.put_off()
             journal = Journal(
                 last.after, last.before, "migrating", last.backup, last.revision_before, last.old_serves, back=True
@@ -107,13 +109,43 @@ class Upgrade:
             journal.save(host.state)
             with self._taken_back(journal):
                 if way_back(last.old_serves) is Way.DOWNGRADE:
-                    self._downgrade(journal)
+                    try:
+                        self._downgrade(journal)
+                    except Failure as failure:
+                        raise Failure(failure.code, failure.fact, BY_BACKUP) from failure
                 journal.enter(host.state, "replacing")
                 replace(host, last.before)
                 journal.enter(host.state, "proving")
                 proof = smoke.prove(host.settings.endpoint, report)
             self._end(journal)
         return {"from": last.after, "to": last.before, **proof, **self._seconds}
+
+    def back_by_backup(self, lose_newer: bool) -> list[str]:
+        """The way back by the backup from before the last upgrade, where its schema cannot be taken back: the command that goes
+        it, a restore with the older image. Raises Failure (NO_UNDO) where there is none.
+
+        Args:
+            lose_newer: whether what was written since the upgrade may be lost; else that is refused, and said.
+        """
+        self._refuse_unfinished()
+        last = self._last()
+        if not lose_newer:
+            since = datetime.fromtimestamp(last.at, UTC)
+            with self.host.postgres.connect() as connection:
+                query = "SELECT count(*) FROM flow_run WHERE created > %s"
+                (count,) = connection.execute(query, [since]).fetchone() or (0,)
+            raise Failure(
+                Code.DECLINED,
+                f"Refusing to go back by the backup {last.backup} without a word about it: {count} flow runs were made since the"
+                f" upgrade ({since:%Y-%m-%d %H:%M} UTC); they, and all else that was changed since, would only be in a safety backup",
+                "to go back all the same: prefect-upgrade --back --from-backup --lose-newer",
+            )
+        return [RESTORE, "--id", last.backup, "--image", last.before, "--yes"]
+
+    def forget_last(self) -> None:
+        """There is no upgrade to take back any more."""
+        if (last := Upgraded.load(self.host.state)) is not None:
+            last.forget(self.host.state)
 
     def resume(self) -> dict[str, Any] | None:
         """Finish, or take back, an upgrade that was cut off, and remove what a rehearsal has left. None: there is none."""
@@ -215,7 +247,18 @@ class Upgrade:
 
     def _served(self) -> str:
         """The image that this host's server runs."""
-        return self.host.stack.environment().get("PREFECT_IMAGE", "")
+        return served(self.host)
+
+    def _last(self) -> Upgraded:
+        """The upgrade that can be taken back. Raises Failure (NO_UNDO) where there is none."""
+        last = Upgraded.load(self.host.state)
+        if last is None or last.after != self._served():
+            raise Failure(
+                Code.NO_UNDO,
+                "there is no upgrade to take back" + (f": {last.after} does not serve" if last else ""),
+                "an older version otherwise: prefect-restore --list, a backup of that version",
+            )
+        return last
 
     @property
     def _seconds(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,3 +167,21 @@ def test_a_death_before_the_server_is_replaced_is_taken_back(vps, endpoint):
     """The old server serves all along."""
     killed_at(vps, "migrate:end")
     assert serves(endpoint) == HERE
+
+
+def test_the_backup_of_before_is_a_way_back_too(vps, endpoint):
+    """For a schema that does not go back: a restore with the image of before, whose undo has the newer one again."""
+    restores.mark(endpoint, "before")
+    vps.ssh(f"prefect-upgrade --to {LATER_IMAGE}")
+    restores.mark(endpoint, "newer")
+    refused = vps.ssh("prefect-upgrade --back --from-backup", check=False)
+    assert refused.returncode == 28
+    assert re.search(r"\d+ flow runs were made since the upgrade", " ".join(refused.stderr.split()))
+    assert serves(endpoint) == LATER
+    vps.ssh("prefect-upgrade --back --from-backup --lose-newer")
+    assert (serves(endpoint), restores.marker(endpoint)) == (HERE, "before")
+    restores.restored(vps, "--undo")
+    assert (serves(endpoint), restores.marker(endpoint)) == (LATER, "newer")
+    restores.restored(vps, "--undo")
+    assert (serves(endpoint), restores.marker(endpoint)) == (HERE, "before")
+    assert left_over(vps) == ""

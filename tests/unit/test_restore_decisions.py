@@ -214,7 +214,7 @@ def test_every_option_reaches_the_unit_or_is_of_the_front() -> None:
     everything = {"latest": [], "id": ["x"], "before": ["2h"], "undo": [], "repository": ["x"], "outage_since": ["2h"]}
     for name in set(vars(restore_options.parser().parse_args([]))) - front:
         option = {"repository": "--from"}.get(name, f"--{name.replace('_', '-')}")
-        value = everything.get(name, ["5"] if name == "drain" else [])
+        value = everything.get(name, ["5"] if name in ("drain", "image") else [])
         assert option in unit_arguments(option, *value), name
 
 
@@ -463,7 +463,8 @@ def test_settings_that_an_older_version_wrote_are_read():
 def test_the_database_before_is_brought_to_this_prefect(before, live, words, migrated, raises):
     done = []
 
-    def migrate(database):
+    def migrate(database, image):
+        assert image == ""
         done.append(database)
         if words:
             raise Failure(Code.RESTORE, words, "")

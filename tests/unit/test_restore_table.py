@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_backups import build, decide, manifest, previous, smoke, undo, unfinished
+from prefect_backups import build, decide, manifest, previous, restore, smoke, switch, undo, unfinished
 from prefect_backups.decide import Action, Command, Live
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
@@ -257,7 +257,7 @@ class PlayedStack:
             raise Failure(Code.NOT_READY, "the restored runs could not be put in order")
         return '{"crashed": 0, "cancelled": 0, "late": 0, "slots_freed": 0, "paused": []}'
 
-    def migrate(self, database: str) -> None:
+    def migrate(self, database: str, image: str = "") -> None:
         assert database in self.host.databases_
 
     def forget_leases(self) -> None: ...
@@ -578,6 +578,44 @@ def test_runs_stay_as_they_are_where_nothing_is_missing(as_is: bool, play: Any, 
     assert ("crashed" in facts) is not as_is
     assert "crashed" in do("latest", play, host)
     assert "crashed" not in play(host).run(Request(as_is=True))
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The images that have served, the last one now."""
+    found = ["newer"]
+    monkeypatch.setattr(restore, "served", lambda _: found[-1])
+    monkeypatch.setattr(switch, "serve_with", lambda _, image: found.append(image))
+    return found
+
+
+def test_a_restore_may_change_the_image_and_its_undo_changes_it_back(play: Any, images: list[str]) -> None:
+    """The way back of an upgrade by the backup from before."""
+    host = Played({LIVE: Database(16384, OLD_WORLD)})
+    assert "crashed" in play(host).run(Request(image="older"))
+    assert (host.world, images) == (RESTORED_WORLD, ["newer", "older"])
+    play(host).undo(Request())
+    assert (host.world, images[-1]) == (OLD_WORLD, "newer")
+    play(host).undo(Request())
+    assert (host.world, images[-1]) == (RESTORED_WORLD, "older")
+    # Any other restore leaves it as it is.
+    play(host).run(Request())
+    play(host).run(Request(image="older"))
+    assert images[3:] == ["older"]
+
+
+@pytest.mark.parametrize(
+    ("at", "served"), [("building", []), ("switching", []), ("swapped", ["older"]), ("ordering", ["older"])]
+)
+def test_a_restore_with_another_image_is_finished_with_it_or_taken_back_without(
+    at: str, served: list[str], play: Any, images: list[str], tmp_path: Path
+) -> None:
+    host = cut(at, tmp_path)
+    journal = Journal.load(tmp_path)
+    journal.image, journal.image_before = "older", "newer"
+    journal.save(tmp_path)
+    assert isinstance(do("reboot", play, host), dict)
+    assert images[1:] == served
 
 
 def test_a_journal_that_cannot_be_read_is_no_obstacle(play: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -167,8 +168,6 @@ class Played:
         return self.revision_now
 
     def connect(self) -> Any:
-        import contextlib
-
         return contextlib.nullcontext(SimpleNamespace(execute=lambda query: []))
 
 
@@ -223,6 +222,33 @@ def test_where_the_old_server_does_not_serve_the_new_schema_it_stops_and_the_way
     upgrading.back()
     assert host.done == ["stop", "downgrade", "replace by 3.8.8", "smoke"]
     assert (host.image, host.revision_now) == (OLD, BEFORE)
+
+
+def test_the_way_back_by_the_backup_of_before(played: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, upgrading = played(old_serves=False)
+    upgrading.run(NEW)
+    monkeypatch.setattr(
+        host, "connect", lambda: contextlib.nullcontext(
+            SimpleNamespace(execute=lambda *_: SimpleNamespace(fetchone=lambda: (7,)))
+        )
+    )  # fmt: skip
+    with pytest.raises(Failure, match="7 flow runs were made since the upgrade") as refused:
+        upgrading.back_by_backup(lose_newer=False)
+    assert refused.value.hint.endswith("prefect-upgrade --back --from-backup --lose-newer")
+    command = upgrading.back_by_backup(lose_newer=True)
+    assert command[1:] == ["--id", "b1", "--image", OLD, "--yes"]
+    upgrading.forget_last()
+    with pytest.raises(Failure, match="there is no upgrade to take back"):
+        upgrading.back_by_backup(lose_newer=True)
+
+
+def test_a_downgrade_that_fails_names_the_other_way(played: Any) -> None:
+    host, upgrading = played(old_serves=False)
+    upgrading.run(NEW)
+    host.fails = ["downgrade"]
+    with pytest.raises(Failure, match=f"It was taken back: {NEW} serves") as failed:
+        upgrading.back()
+    assert "-e back=true -e from_backup=true" in failed.value.hint
 
 
 @pytest.mark.parametrize("old_serves", [True, False])
