@@ -22,6 +22,7 @@ from pathlib import Path
 TYPED = (
     "ansible/plugin_utils/*",
     "backups/prefect_backups/*",
+    "backups/prefect_doctor/*",
     "compose/server/*",
     "scripts/*",
     "systemd/worker/prefect_kit_worker/held.py",

@@ -159,6 +159,20 @@ def _moment(identity: str) -> float:
     return datetime.strptime(identity, ID_FORMAT).replace(tzinfo=UTC).timestamp()
 
 
+def _problems(
+    settings: Settings, backups: Sequence[Backup], last: Mapping[str, Any], verified: Mapping[str, Any]
+) -> list[str]:
+    found = findings(settings, time.time(), backups, last, verified)
+    return found + _look_at_host(settings, backups[0].time.timestamp() if backups else 0.0)
+
+
+def everything(settings: Settings) -> tuple[list[str], datetime | None]:
+    """All that is wrong, and when the newest backup was made, without a look at what is off-site. Raises Failure."""
+    backups = Repository.local(settings).backups()
+    found = _problems(settings, backups, read_last(settings), verify.read_verified(settings))
+    return found, backups[0].time if backups else None
+
+
 def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str, Any]:
     """Check; gives the facts for --json. Raises Failure (OVERDUE) with all findings.
 
@@ -167,7 +181,7 @@ def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str
     """
     backups = Repository.local(settings).backups()
     last = read_last(settings)
-    unreachable = []
+    unreachable: list[str] = []
     if offsite:
         last = {**last, "offsite": dict(last.get("offsite", {}))}
         for repository in Repository.offsite(settings):
@@ -178,8 +192,7 @@ def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str
             except Failure as failure:
                 unreachable.append(failure.fact)
     verified = verify.read_verified(settings)
-    found = unreachable + findings(settings, time.time(), backups, last, verified)
-    found += _look_at_host(settings, backups[0].time.timestamp() if backups else 0.0)
+    found = unreachable + _problems(settings, backups, last, verified)
     if found:
         raise Failure(Code.OVERDUE, "; ".join(found), "see: prefect-backup list")
     good = verified.get("good") or {}

@@ -1,0 +1,116 @@
+"""prefect-doctor: every check in one table, worst first, each with what was measured, what is allowed, and what mends it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect_backups import progress, settings
+from prefect_backups.errors import Code, Failure
+from prefect_backups.host import Host
+from prefect_backups.progress import Report
+from prefect_backups.settings import Settings
+from rich.console import Console
+from rich.table import Table
+
+from . import containers, copies, database, machine, way_in, work
+from .finding import Finding, Level, worst, worst_first
+
+#: Written by move.yml on a host that the server has left.
+MOVED = Path("/etc/prefect/moved.env")
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.BAD: "bold red", Level.UNKNOWN: "bold magenta"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="prefect-doctor",
+        description="Look at everything on this Prefect server, and say what is wrong and what mends it. Changes nothing.",
+        epilog="Exit code: 0 all is well, 1 a warning, 2 something is bad, 3 something could not be looked at.",
+    )
+    made.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
+    made.add_argument("--bad", action="store_true", help="only what is not well")
+    return made
+
+
+def checks(loaded: Settings, host: Host) -> dict[str, Callable[[], Sequence[Finding]]]:
+    """What is looked at, by its name: each is tried by itself, so that what is down hides nothing else."""
+    return {
+        "containers": lambda: containers.check(loaded),
+        "way in": lambda: way_in.check(loaded),
+        "work": lambda: work.findings(work.look(host)),
+        "database": lambda: database.findings(database.look(host)),
+        "backups": lambda: copies.check(loaded),
+        "machine": lambda: machine.findings(machine.look(loaded)),
+    }
+
+
+def tried(name: str, look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+    """The findings of one; that it could not look is one, too."""
+    try:
+        return look()
+    except Failure as failure:
+        return [Finding(name, Level.UNKNOWN, failure.fact, "", failure.hint)]
+    except Exception as error:
+        # Whatever it was: the others have something to say.
+        return [Finding(name, Level.UNKNOWN, f"could not be looked at: {type(error).__name__}: {error}")]
+
+
+def examine(looks: dict[str, Callable[[], Sequence[Finding]]]) -> list[Finding]:
+    """All checks at once, since each waits for something else; worst first."""
+    with ThreadPoolExecutor(len(looks)) as pool:
+        found = pool.map(lambda item: tried(*item), looks.items())
+    return worst_first(finding for findings in found for finding in findings)
+
+
+def table_of(findings: Sequence[Finding]) -> Table:
+    """For a person."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "check", "measured", "allowed", "what mends it"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("", "check"))
+    for one in findings:
+        words = (one.check, one.measured, one.allowed, one.mend)
+        table.add_row(
+            f"[{STYLES[one.level]}]{one.level.name.lower()}[/]", *(word.replace("[", r"\[") for word in words)
+        )
+    return table
+
+
+def main() -> int:
+    """The command; gives the exit code."""
+    options = parser().parse_args()
+    report = Report(sys.stderr)
+    try:
+        if os.geteuid() != 0:
+            raise Failure(Code.SETTINGS, "prefect-doctor needs root", "sudo prefect-doctor")
+        if MOVED.exists():
+            raise Failure(
+                Code.SETTINGS,
+                f"the server of this host has moved: {MOVED}",
+                "run prefect-doctor on the host that it names",
+            )
+        loaded = settings.load()
+    except Failure as failure:
+        report.say(str(failure), style="bold red")
+        return Level.UNKNOWN
+    began = time.monotonic()
+    found = examine(checks(loaded, Host.here(loaded, Report.silent())))
+    level = worst(found)
+    if options.json:
+        facts = [{**asdict(one), "level": one.level.name} for one in found]
+        progress.result({"worst": level.name, "seconds": round(time.monotonic() - began, 2), "findings": facts})
+        return level
+    shown = [one for one in found if one.level] if options.bad else found
+    # A table that is cut is of no use in a pipe.
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
+    if shown:
+        console.print(table_of(shown))
+    not_well = sum(one.level > Level.OK for one in found)
+    console.print(f"{len(found) - not_well} of {len(found)} are well ({time.monotonic() - began:.1f} s)")
+    return level

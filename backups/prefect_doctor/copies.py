@@ -1,0 +1,51 @@
+"""Backups, verifications and copies off-site: what `prefect-backup check` asks, each as a line of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from prefect_backups.check import everything
+from prefect_backups.progress import duration
+from prefect_backups.settings import Settings
+
+from .finding import Finding, Level
+
+COMMAND = re.compile(r"^(prefect-|systemctl |journalctl )")
+
+
+def findings(problems: Sequence[str], newest: datetime | None, now: datetime) -> list[Finding]:
+    """From the sentences of that check.
+
+    Args:
+        problems: most end with a colon and the command that mends it.
+        newest: when the newest backup was made.
+    """
+    if problems:
+        made = []
+        for problem in problems:
+            fact, _, mend = problem.rpartition(": ")
+            if not COMMAND.match(mend):
+                fact, mend = problem, "prefect-backup check --offsite"
+            made.append(Finding(_concerns(problem), Level.BAD, fact, "", mend))
+        return made
+    age = f"the newest is {duration((now - newest).total_seconds())} old" if newest else "none"
+    return [Finding("backups", Level.OK, age, "none overdue, none failed")]
+
+
+def _concerns(problem: str) -> str:
+    """What a sentence of that check is about, which looks at more than backups."""
+    for beginning, check in (
+        ("prefect-worker@", "workers of this host"),
+        ("prefect-docker-worker@", "workers of this host"),
+    ):
+        if problem.startswith(beginning):
+            return check
+    return "messages to people" if problem.startswith("people cannot be reached") else "backups"
+
+
+def check(settings: Settings) -> list[Finding]:
+    """All of them. Raises Failure."""
+    problems, newest = everything(settings)
+    return findings(problems, newest, datetime.now(UTC))

@@ -1,0 +1,46 @@
+"""What a check has found: what was measured, what is allowed, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Level(IntEnum):
+    """How bad it is; also the exit code, as monitoring tools have it (Nagios' plugin guidelines)."""
+
+    OK = 0
+    #: Nothing fails yet.
+    WARNING = 1
+    #: Something fails, or is lost soon.
+    BAD = 2
+    #: It could not be looked at, which may be for the worst of reasons.
+    UNKNOWN = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    check: str
+    level: Level
+    measured: str
+    allowed: str = ""
+    mend: str = ""
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """In the order in which a person has to read them; equal ones stay as they are."""
+    order = (Level.BAD, Level.UNKNOWN, Level.WARNING, Level.OK)
+    return sorted(findings, key=lambda one: order.index(one.level))
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The level of the worst; OK where there is none."""
+    return next((one.level for one in worst_first(findings)), Level.OK)
+
+
+def graded(value: float, warning: float, bad: float) -> Level:
+    """The level of a figure of which more is worse, from its two limits on."""
+    return Level.BAD if value >= bad else Level.WARNING if value >= warning else Level.OK

@@ -1,0 +1,219 @@
+"""The machine: disks, memory, the clock, what systemd could not start, and updates that wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect_backups.progress import duration, size
+from prefect_backups.settings import Settings
+
+from .finding import Finding, Level, graded
+
+#: Of a disk: the share that is used, and the bytes that are left, whichever comes first. Backups keep off what their reserve_mb says.
+DISK_WARNING, DISK_BAD = 0.85, 0.95
+LEFT_WARNING, LEFT_BAD = 3_000_000_000, 1_000_000_000
+#: Share of the memory that is in use, without what the kernel can give up.
+MEMORY_WARNING, MEMORY_BAD = 0.9, 0.97
+#: Share of the last five minutes in which all processes waited for memory (PSI, "full").
+PRESSURE_WARNING, PRESSURE_BAD = 0.05, 0.25
+#: Days that a reboot may wait for, and security updates: unattended-upgrades installs them within a day.
+REBOOT_DAYS, UPDATES_DAYS = 7, 3
+#: Seconds of a program that is asked.
+PATIENCE = 4
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One file system."""
+
+    path: str
+    #: Bytes.
+    total: int
+    free: int
+    inodes: int
+    inodes_free: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found."""
+
+    disks: list[Disk]
+    #: Bytes.
+    memory: int
+    memory_available: int
+    #: Share of the last five minutes; None where the kernel does not tell.
+    pressure: float | None
+    #: Processes that the kernel has killed for memory since boot.
+    killed: int
+    clock_synchronised: bool
+    failed: list[str] = field(default_factory=list)
+    #: Seconds for which a reboot has been waiting; None: none does.
+    reboot: float | None = None
+    #: Packages with security updates that are not installed, and the seconds since the lists were fetched.
+    updates: list[str] = field(default_factory=list)
+    lists: float = 0.0
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def disks(paths: Sequence[str]) -> list[Disk]:
+    """The file systems of some paths, each once."""
+    found: dict[int, Disk] = {}
+    for path in paths:
+        if not Path(path).exists():
+            continue
+        at = os.statvfs(path)
+        device = Path(path).stat().st_dev
+        blocks, free = at.f_blocks * at.f_frsize, at.f_bavail * at.f_frsize
+        found.setdefault(device, Disk(path, blocks, free, at.f_files, at.f_favail))
+    return list(found.values())
+
+
+def pressure_of(text: str) -> float | None:
+    """The share of the last five minutes from /proc/pressure/memory; None where it is not there."""
+    for line in text.splitlines():
+        kind, *pairs = line.split()
+        if kind == "full":
+            return float(dict(pair.split("=") for pair in pairs)["avg300"]) / 100
+    return None
+
+
+def security_updates(said: str) -> list[str]:
+    """Packages of `apt-get --simulate upgrade` that come from a security archive."""
+    lines = [line.split() for line in said.splitlines() if line.startswith("Inst ") and "-Security" in line]
+    return [words[1] for words in lines]
+
+
+def _age(path: str) -> float | None:
+    try:
+        return time.time() - Path(path).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def look(settings: Settings) -> Machine:
+    """Raises OSError where /proc is not as it should be."""
+    lines = dict(line.split(":", 1) for line in _text("/proc/meminfo").splitlines())
+    memory = {name: int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable")}
+    counts = dict(line.split() for line in _text("/proc/vmstat").splitlines())
+    failed = _said("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
+    return Machine(
+        disks=disks(["/", "/var/lib/docker", settings.repository, settings.staging, "/tmp"]),  # noqa: S108
+        memory=memory["MemTotal"],
+        memory_available=memory["MemAvailable"],
+        pressure=pressure_of(_text("/proc/pressure/memory")),
+        killed=int(counts.get("oom_kill", 0)),
+        clock_synchronised=_said("timedatectl", "show", "--property=NTPSynchronized", "--value").strip() == "yes",
+        failed=[line.split()[0] for line in failed.splitlines() if line.strip()],
+        reboot=_age("/run/reboot-required"),
+        updates=security_updates(_said("apt-get", "--simulate", "--quiet", "upgrade")),
+        lists=_age("/var/lib/apt/lists/partial") or 0.0,
+    )
+
+
+def disk(one: Disk) -> Finding:
+    """Room on a disk, and inodes: a disk of many small files is full without them."""
+    used = 1 - one.free / max(one.total, 1)
+    inodes = 1 - one.inodes_free / one.inodes if one.inodes else 0.0
+    level = max(
+        graded(max(used, inodes), DISK_WARNING, DISK_BAD),
+        # The last gigabytes of a large disk are as many as those of a small one.
+        Level.BAD if one.free < LEFT_BAD else Level.WARNING if one.free < LEFT_WARNING else Level.OK,
+    )
+    words = f"{used:.0%} used, {size(one.free)} free" + (
+        f", {inodes:.0%} of its inodes" if inodes > DISK_WARNING else ""
+    )
+    limit = f"less than {DISK_WARNING:.0%}, {size(LEFT_WARNING)} free"
+    mend = f"du -xhd2 {one.path} | sort -h | tail; docker system prune; prefect-backup prune" if level else ""
+    return Finding(f"disk {one.path}", level, words, limit, mend)
+
+
+def memory(found: Machine) -> Finding:
+    """Memory in use, and how long everything has waited for it."""
+    used = 1 - found.memory_available / max(found.memory, 1)
+    level = graded(used, MEMORY_WARNING, MEMORY_BAD)
+    words = f"{used:.0%} of {size(found.memory)} in use"
+    if found.pressure is not None:
+        level = max(level, graded(found.pressure, PRESSURE_WARNING, PRESSURE_BAD))
+        words += f", all waited for it {found.pressure:.0%} of 5 min"
+    mend = "systemd-cgtop --order=memory; memory_max of prefect_workers" if level else ""
+    return Finding("memory", level, words, f"less than {MEMORY_WARNING:.0%}, {PRESSURE_WARNING:.0%}", mend)
+
+
+def killed(found: Machine) -> Finding:
+    """Processes that the kernel had to kill. It keeps no time of them: they count until a reboot."""
+    level = Level.WARNING if found.killed else Level.OK
+    mend = (
+        "journalctl --dmesg --grep 'Killed process|oom-kill'; limit and memory_max of prefect_workers" if level else ""
+    )
+    return Finding("killed for memory", level, f"{found.killed} since boot", "0", mend)
+
+
+def clock(found: Machine) -> Finding:
+    """A clock that runs away makes schedules late, certificates invalid and heartbeats old."""
+    level = Level.OK if found.clock_synchronised else Level.WARNING
+    words = "synchronised" if found.clock_synchronised else "not synchronised"
+    return Finding("clock", level, words, "synchronised", "timedatectl timesync-status" if level else "")
+
+
+def units(found: Machine) -> Finding:
+    """What systemd could not start, ours or not."""
+    ours = [name for name in found.failed if name.startswith("prefect-")]
+    level = Level.BAD if ours else Level.WARNING if found.failed else Level.OK
+    mend = f"systemctl status {found.failed[0]}; when that is solved: systemctl reset-failed" if found.failed else ""
+    return Finding("failed units", level, ", ".join(found.failed) or "none", "none", mend)
+
+
+def reboot(found: Machine) -> Finding:
+    """An update of the kernel, or of a library, that is in effect after a reboot only."""
+    if found.reboot is None:
+        return Finding("reboot", Level.OK, "none waits", f"within {REBOOT_DAYS} days")
+    level = graded(found.reboot / 86400, REBOOT_DAYS, 4 * REBOOT_DAYS)
+    mend = "ansible-playbook upgrade.yml --tags host" if level else ""
+    return Finding("reboot", level, f"one has waited for {duration(found.reboot)}", f"within {REBOOT_DAYS} days", mend)
+
+
+def updates(found: Machine) -> Finding:
+    """Security updates, and whether anybody looks for them."""
+    if found.lists > UPDATES_DAYS * 86400:
+        return Finding(
+            "security updates",
+            Level.WARNING,
+            f"not looked for since {duration(found.lists)}",
+            f"every {UPDATES_DAYS} days",
+            "systemctl status apt-daily.timer apt-daily-upgrade.timer",
+        )
+    level = Level.WARNING if found.updates else Level.OK
+    mend = "ansible-playbook upgrade.yml --tags host (they come by themselves within a day)" if level else ""
+    return Finding("security updates", level, ", ".join(found.updates) or "none waits", "none", mend)
+
+
+def findings(found: Machine) -> Sequence[Finding]:
+    """All of them."""
+    return [
+        *(disk(one) for one in found.disks),
+        memory(found),
+        killed(found),
+        clock(found),
+        units(found),
+        reboot(found),
+        updates(found),
+    ]

@@ -1,0 +1,192 @@
+"""The work: flow runs that wait, workers that should take them, slots that nobody holds, crash detection. By SQL, not by the API:
+it is asked in one go, however many runs there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+from prefect_backups.host import Host
+from prefect_backups.progress import duration
+
+from .finding import Finding, Level, graded
+
+#: Seconds by which a flow run may be late: workers poll every 15 s, and a start takes some.
+LATE_WARNING, LATE_BAD = 300.0, 3600.0
+#: Seconds in which a flow run has left Pending or Cancelling, whoever has it.
+STUCK = 900.0
+#: Seconds since a worker was heard from; one sends a heartbeat every 30 s.
+SILENT = 120.0
+#: One that was not heard from for so many days is of another time.
+FORGOTTEN_DAYS = 7
+
+LATE = """
+SELECT count(*), coalesce(max(extract(epoch FROM now() - next_scheduled_start_time)), 0)::float8 FROM flow_run
+WHERE state_type = 'SCHEDULED' AND next_scheduled_start_time < now() - make_interval(secs => %s)
+  AND (deployment_id IS NOT NULL OR work_queue_id IS NOT NULL)
+"""
+STANDING = """
+SELECT state_type::text, count(*) FROM flow_run
+WHERE state_type IN ('PENDING', 'CANCELLING') AND state_timestamp < now() - make_interval(secs => %s) GROUP BY 1 ORDER BY 1
+"""
+WORKERS = """
+SELECT pool.name, worker.name, extract(epoch FROM now() - last_heartbeat_time)::float8
+FROM worker JOIN work_pool pool ON pool.id = work_pool_id
+WHERE last_heartbeat_time > now() - make_interval(days => %s) ORDER BY 1, 2
+"""
+# Pools with work that is due, of which nobody is heard from.
+UNSERVED = """
+SELECT pool.name, count(*) FROM flow_run run JOIN work_queue queue ON queue.id = run.work_queue_id
+JOIN work_pool pool ON pool.id = queue.work_pool_id
+WHERE run.state_type = 'SCHEDULED' AND run.next_scheduled_start_time < now() AND NOT pool.is_paused
+  AND NOT EXISTS (SELECT FROM worker WHERE work_pool_id = pool.id AND last_heartbeat_time > now() - make_interval(secs => %s))
+GROUP BY 1 ORDER BY 1
+"""
+SLOTS = """SELECT name, active_slots FROM concurrency_limit_v2 WHERE active AND active_slots > 0 ORDER BY 1"""
+AT_WORK = """
+SELECT (SELECT count(*) FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING', 'CANCELLING'))
+     + (SELECT count(*) FROM task_run WHERE state_type IN ('RUNNING', 'PENDING', 'CANCELLING'))
+"""
+DETECTION = """SELECT count(*) FILTER (WHERE enabled), count(*) FROM automation WHERE name = 'Crash detection'"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the database says."""
+
+    #: Flow runs that are later than LATE_WARNING, and the seconds of the latest.
+    late: int = 0
+    latest: float = 0.0
+    #: Flow runs that have been in a state that passes for longer than STUCK.
+    standing: list[tuple[str, int]] = field(default_factory=list)
+    #: Pool, name, and seconds since it was heard from, of each worker.
+    workers: list[tuple[str, str, float]] = field(default_factory=list)
+    #: Pools with due flow runs and no worker, with their number.
+    unserved: list[tuple[str, int]] = field(default_factory=list)
+    #: Global concurrency limits whose slots are held, and runs at work.
+    slots: list[tuple[str, int]] = field(default_factory=list)
+    at_work: int = 0
+    #: Automations "Crash detection": enabled, and all.
+    detection: tuple[int, int] = (0, 0)
+
+
+def look(host: Host) -> Work:
+    """Raises Failure, psycopg.Error."""
+    with host.postgres.connect() as connection:
+
+        def rows(query: LiteralString, *values: float) -> list[tuple[Any, ...]]:
+            return connection.execute(query, values).fetchall()
+
+        ((late, latest),) = rows(LATE, LATE_WARNING)
+        return Work(
+            late,
+            latest,
+            rows(STANDING, STUCK),
+            rows(WORKERS, FORGOTTEN_DAYS),
+            rows(UNSERVED, SILENT),
+            rows(SLOTS),
+            rows(AT_WORK)[0][0],
+            rows(DETECTION)[0],
+        )
+
+
+def late_runs(work: Work) -> Finding:
+    """Flow runs that should have begun."""
+    limit = f"none by more than {duration(LATE_WARNING)}"
+    if not work.late:
+        return Finding("late flow runs", Level.OK, "none", limit)
+    measured = f"{work.late}, the latest by {duration(work.latest)}"
+    mend = "prefect flow-run ls --state Late; prefect work-pool ls; systemctl status 'prefect-worker@*'"
+    return Finding("late flow runs", graded(work.latest, LATE_WARNING, LATE_BAD), measured, limit, mend)
+
+
+def standing_runs(work: Work) -> Finding:
+    """Flow runs in a state that passes, for too long."""
+    measured = ", ".join(f"{count} {state.capitalize()}" for state, count in work.standing) or "none"
+    mend = "prefect flow-run ls --state Pending --state Cancelling; prefect flow-run cancel ID" if work.standing else ""
+    return Finding(
+        "stuck flow runs",
+        Level.WARNING if work.standing else Level.OK,
+        measured,
+        f"none for more than {duration(STUCK)}",
+        mend,
+    )
+
+
+def workers_online(work: Work) -> list[Finding]:
+    """Each worker that this server knows of."""
+    if not work.workers:
+        return [
+            Finding(
+                "workers",
+                Level.WARNING,
+                "none has been heard from",
+                "one or more",
+                "systemctl start 'prefect-worker@*'",
+            )
+        ]
+    limit = f"heard from within {duration(SILENT)}"
+    findings = []
+    for pool, name, silent in work.workers:
+        level = Level.BAD if silent > SILENT else Level.OK
+        mend = (
+            f"on its host: systemctl status prefect-worker@{name}; gone for good: prefect work-pool inspect {pool}"
+            if level
+            else ""
+        )
+        findings.append(Finding(f"worker {name}", level, f"pool {pool}, {duration(silent)} ago", limit, mend))
+    return findings
+
+
+def pools_served(work: Work) -> list[Finding]:
+    """Pools with work that is due, and nobody to take it."""
+    return [
+        Finding(
+            f"work pool {pool}",
+            Level.BAD,
+            f"{count} flow runs due, and no worker",
+            "a worker",
+            f"prefect work-pool inspect {pool}; add a worker: prefect_workers, site.yml --tags workers",
+        )
+        for pool, count in work.unserved
+    ]
+
+
+def free_slots(work: Work) -> Finding:
+    """Slots that nobody can hold, since nothing is at work."""
+    held = ", ".join(f"{name}: {count}" for name, count in work.slots)
+    lost = bool(held) and not work.at_work
+    mend = f"prefect global-concurrency-limit update {work.slots[0][0]} --active-slots 0" if lost else ""
+    measured = f"{held} held, and nothing is at work" if lost else f"{held} held" if held else "none held"
+    return Finding("concurrency slots", Level.BAD if lost else Level.OK, measured, "held by runs", mend)
+
+
+def crash_detection(work: Work) -> Finding:
+    """The automation without which a lost run stays Running for ever."""
+    enabled, there = work.detection
+    words = (
+        "enabled"
+        if enabled == 1
+        else "not there"
+        if not there
+        else "switched off"
+        if not enabled
+        else f"{there} of that name"
+    )
+    well = (enabled, there) == (1, 1)
+    mend = "" if well else "ansible-playbook site.yml --tags workers"
+    return Finding("crash detection", Level.OK if well else Level.BAD, words, "enabled, once", mend)
+
+
+def findings(work: Work) -> Sequence[Finding]:
+    """All of them."""
+    return [
+        late_runs(work),
+        standing_runs(work),
+        *workers_online(work),
+        *pools_served(work),
+        free_slots(work),
+        crash_detection(work),
+    ]
