@@ -49,6 +49,7 @@ removed:
   returned: always
 """
 
+import errno  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
@@ -131,6 +132,10 @@ def remove(path: Path) -> None:
             path = path.rename(leaving)
         except FileNotFoundError:
             return
+        except OSError as error:
+            # A directory of the image below an overlay (a host that is itself a container) has no other name.
+            if error.errno != errno.EXDEV:
+                raise
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -210,7 +210,7 @@ def test_versions_that_do_not_fit(vps: Vps, doctored: Any, backup: str) -> None:
     assert refused.facts["hint"] == (
         "upgrade first: ansible-playbook upgrade.yml --tags postgres -e prefect_postgres_image=postgres:99… (a new server, "
         "whose cluster is empty: systemctl stop prefect-stack; docker rm --force prefect-postgres; docker volume rm "
-        "prefect_postgres; then the same site.yml with -e prefect_postgres_image=postgres:99…)"
+        "prefect_postgres; rm /var/lib/prefect/migrated; then the same site.yml with -e prefect_postgres_image=postgres:99…)"
     )
     kit = doctored("20010101T000004Z", lambda facts: facts.update(format=2, kit="9.9"))
     refused = restore(vps, "--id", kit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import io
 import itertools
@@ -511,6 +513,23 @@ A, B, C, D, E = (letter * 12 for letter in "abcde")
 def test_what_may_go(stay, young_seconds, gone):
     there = {A: 1000.0, B: 1500.0, f"{C}.new": 1990.0, "of-ada": 0.0, "backup": 0.0, "abc": 0.0}
     assert flow_releases.may_go(there, stay, now=2000.0, young_seconds=young_seconds) == gone
+
+
+@pytest.mark.parametrize("error", [None, errno.EXDEV, errno.EACCES])
+def test_a_release_goes_at_once_or_where_it_has_no_other_name_in_its_place(error, tmp_path, monkeypatch):
+    """On an overlay, directories of the image below cannot be renamed."""
+    release = tmp_path / "0123456789ab"
+    (release / "sub").mkdir(parents=True)
+
+    def rename(self, target):
+        raise OSError(error, "no")
+
+    if error:
+        monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError) if error == errno.EACCES else contextlib.nullcontext():
+        flow_releases.remove(release)
+    assert release.exists() is (error == errno.EACCES)
+    assert [path for path in tmp_path.iterdir() if path != release] == []
 
 
 def test_environments_go_with_the_last_release_that_uses_them(monkeypatch, tmp_path):
