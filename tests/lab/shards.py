@@ -59,6 +59,8 @@ FILES = (
         "test_restore_refusals",
         "test_restore",
         "test_restore_deaths",
+        # Its server is where it was, at the end.
+        "test_move",
         # After the loss its VPS is of no use to anybody else.
         "test_total_loss",
     ),
@@ -73,8 +75,6 @@ FILES = (
         "test_resilience",
         "test_backups",
         "test_backups_faults",
-        # Its server is where it was, at the end.
-        "test_move",
         "test_demo",
     ),
 )
