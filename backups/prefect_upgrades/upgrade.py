@@ -138,7 +138,7 @@ class Upgrade:
                 Code.DECLINED,
                 f"Refusing to go back by the backup {last.backup} without a word about it: {count} flow runs were made since the"
                 f" upgrade ({since:%Y-%m-%d %H:%M} UTC); they, and all else that was changed since, would only be in a safety backup",
-                "to go back all the same: prefect-upgrade --back --from-backup --lose-newer",
+                "to go back all the same: -e lose_newer=true beside -e from_backup=true; on the host: prefect-upgrade --back --from-backup --lose-newer",
             )
         return [RESTORE, "--id", last.backup, "--image", last.before, "--yes"]
 

@@ -72,6 +72,7 @@ def test_a_failure_lets_the_server_of_before_serve(
     done = playbook("move.yml", *OLD, check=False)
     target.ssh("rm -rf /var/lib/prefect/restored_from")
     assert done.returncode != 0
+    assert "internal-sftp" not in vps.ssh("cat /root/.ssh/authorized_keys").stdout
     assert "The move has failed, and the server of before" in done.joined
     assert "Note that it is begun" in done.joined
     assert untouched(vps)
