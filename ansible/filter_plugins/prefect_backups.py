@@ -44,6 +44,7 @@ NEEDED: dict[str, list[tuple[str, ...]]] = {
 }
 # Where the units may write to repositories on mounted disks (ReadWritePaths).
 DISKS = ("/mnt", "/media", "/srv")
+HTTP = re.compile(r"https?://[^\s/]+(/\S*)?")
 APPRISE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 ELAPSE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
 
@@ -174,17 +175,29 @@ def prefect_backup_problems(settings: dict[str, Any]) -> list[str]:
         for period, number in keep.items()
         if number < (least := 1 if period == "hourly" else 0)
     ]
-    # Not shown: such an address is a secret.
-    problems += [
-        f"backups_notify_urls, entry {number} is no address of apprise's, such as mailto://user:password@example.org"
-        for number, url in enumerate(settings["backups_notify_urls"], 1)
-        if not APPRISE.fullmatch(url)
-    ]
     wanted = settings["prefect_restore_from"]
     if wanted and wanted != "latest" and not BACKUP_ID.fullmatch(wanted):
         problems.append(
             f"prefect_restore_from is {_quoted(wanted)}; it must be latest, or the id of a backup such as 20261121T051200Z"
         )
+    return problems
+
+
+def prefect_watch_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the settings of the watch, one sentence each; `settings` are of the right types.
+
+    No address is shown: each is a secret.
+    """
+    if not settings:
+        return []
+    problems = [
+        f"watch_notify_urls, entry {number} is no address of apprise's, such as mailto://user:password@example.org"
+        for number, url in enumerate(settings["watch_notify_urls"], 1)
+        if not APPRISE.fullmatch(url)
+    ]
+    heartbeat = settings["watch_heartbeat_url"]
+    if heartbeat and not HTTP.fullmatch(heartbeat):
+        problems.append("watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid")
     return problems
 
 
@@ -296,6 +309,7 @@ class FilterModule:
         return {
             "prefect_backup_host_problems": prefect_backup_host_problems,
             "prefect_backup_problems": prefect_backup_problems,
+            "prefect_watch_problems": prefect_watch_problems,
             "prefect_offsite": prefect_offsite,
             "prefect_offsite_hosts": prefect_offsite_hosts,
             "prefect_restore_arguments": prefect_restore_arguments,

@@ -228,7 +228,7 @@ def prefect_release_problem(directory: str, left_out: list[str]) -> str:
     )
 
 
-PHASES = ("host", "docker", "stack", "backups", "workers", "docker_pool", "flows", "checks")
+PHASES = ("host", "docker", "stack", "backups", "workers", "docker_pool", "flows", "watch", "checks")
 
 
 def prefect_phases(tags: list[str], skipped: list[str]) -> list[str]:
@@ -266,9 +266,11 @@ def prefect_first_run(phases: list[str], host: str, plan: dict[str, Any]) -> lis
         "workers": (f"make the work pools {', '.join(plan['pools'])}, and " if plan["server"] else "")
         + (f"start the workers {', '.join(plan['workers'])}" if plan["workers"] else "start no worker"),
         "flows": f"place a release of the flows in {plan['flows']}" + (", and deploy it" if plan["server"] else ""),
+        "watch": "look at the server each minute, and tell "
+        + (f"{plan['people']} addresses" if plan["people"] else "nobody (watch_notify_urls)"),
         "checks": "run a smoke flow, and make the first backup",
     }
-    on_server_only = ("docker", "stack", "backups", "checks")
+    on_server_only = ("docker", "stack", "backups", "watch", "checks")
     return [
         f"No installation has reached its end on {host} yet, and a check (--check) compares with what is installed. The preflight "
         "has found nothing in the way. Without --check, site.yml would:",

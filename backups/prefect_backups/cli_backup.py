@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backup, check, notify, progress, repositories, settings, upkeep, verify
+from . import backup, check, progress, repositories, settings, upkeep, verify
 from .errors import Code, Failure
 from .last import read_last
 from .progress import Report, duration, size
@@ -23,12 +23,6 @@ from .settings import Settings
 
 # Seconds that a timer's job waits while another one is at work; a person is told at once.
 PATIENCE = 1800.0
-# The units whose failure is over when a verb has succeeded.
-UNITS = {
-    "create": "prefect-backup.service",
-    "verify": "prefect-backup-verify.service",
-    "check": "prefect-backup-check.service",
-}
 
 
 class Interrupted(BaseException):
@@ -167,8 +161,6 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         result = run(options, report)
-        if options.verb in UNITS:
-            notify.forget(Path(settings.load().state), UNITS[options.verb])
     except Failure as failure:
         report.say(str(failure), style="bold red")
         if options.json:

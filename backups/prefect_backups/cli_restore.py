@@ -69,10 +69,6 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         summary(result, report)
     # That one of them has failed before is over.
     subprocess.run(["systemctl", "reset-failed", UNITS, RESUMER], capture_output=True, check=False)
-    # Not at the top: what it sends with takes a second to load.
-    from .notify import forget
-
-    forget(host.state, RESUMER)
     return result
 
 

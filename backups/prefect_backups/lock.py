@@ -66,8 +66,8 @@ def briefly(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def holder(state: Path) -> str | None:
-    """What the holder of the lock does, as it has said; None when nobody holds it."""
+def held(state: Path) -> tuple[str, float] | None:
+    """What the holder of the lock does, as it has said, and since when (seconds since 1970); None when nobody holds it."""
     try:
         with open(state / "lock", "a+") as file:
             try:
@@ -75,11 +75,18 @@ def holder(state: Path) -> str | None:
                 return None
             except BlockingIOError:
                 file.seek(0)
-                return json.loads(file.read())["what"]
+                said = json.loads(file.read())
+                return said["what"], float(said["since"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError):
-        return "another backup, verification or restore"
+        return "another backup, verification or restore", 0.0
+
+
+def holder(state: Path) -> str | None:
+    """What the holder of the lock does, as it has said; None when nobody holds it."""
+    found = held(state)
+    return found[0] if found else None
 
 
 def _busy(text: str) -> Failure:

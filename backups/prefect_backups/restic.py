@@ -31,6 +31,7 @@ from .restic_output import (
     hide_password,
     keep_options,
     last_words,
+    moment,
     old_backups,
     parse_snapshots,
     progress_of,
@@ -38,7 +39,7 @@ from .restic_output import (
 from .settings import Keep, Settings
 
 # With what its users need of restic_output.
-__all__ = ["FULL", "ID_FORMAT", "LOCAL", "OTHER_KINDS", "SCHEDULED", "Backup", "Repository"]
+__all__ = ["FULL", "ID_FORMAT", "LOCAL", "OTHER_KINDS", "SCHEDULED", "Backup", "Repository", "moment"]
 
 # One name for all snapshots, so that a new VPS under another name goes on with the same history.
 HOST = "prefect"

@@ -74,9 +74,14 @@ def parse_snapshots(text: str, repository: str) -> list[Backup]:
     return sorted(found, key=lambda backup: backup.id, reverse=True)
 
 
+def moment(identity: str) -> float:
+    """When a backup was made, from its id; in seconds since 1970. Raises ValueError for what is no id of ours."""
+    return datetime.strptime(identity, ID_FORMAT).replace(tzinfo=UTC).timestamp()
+
+
 def _moment(identity: str, fallback: str) -> datetime:
     try:
-        return datetime.strptime(identity, ID_FORMAT).replace(tzinfo=UTC)
+        return datetime.fromtimestamp(moment(identity), UTC)
     except ValueError:
         return datetime.fromisoformat(fallback)
 

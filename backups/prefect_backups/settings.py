@@ -85,12 +85,8 @@ class Settings:
     verify_max_age_days: float = 9
     # Most memory in MiB of the throwaway Postgres of a verification.
     verify_memory_mb: int = 384
-    # Addresses that apprise sends to. Secret.
-    notify_urls: list[str] = field(default_factory=list)
     # Seconds that Postgres and the server may each take to start: stack_start_timeout of the inventory.
     start_seconds: int = 900
-    # Hours until a person is told again of the same failure.
-    notify_again_hours: float = 24
     # Days that the database of before a restore is kept for `prefect-restore --undo`.
     keep_previous_days: float = 7
     # Where things are on this host.
@@ -102,15 +98,23 @@ class Settings:
     compose_environment: str = "/etc/prefect/stack.env"
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` from JSON as `kind`, checked; `where` is its name in the file. Raises Failure."""
+def build(kind: Any, value: Any, where: str, file: Path, tag: str) -> Any:
+    """`value` from JSON as `kind`, checked. Raises Failure.
+
+    Args:
+        where: its name in the file.
+        file: for messages, like `tag`: that of the playbook that writes it.
+    """
 
     def refuse(wanted: str) -> Failure:
         return Failure(
             Code.SETTINGS,
-            f"{FILE}: {where or 'the whole'} is {json.dumps(value)}, but must be {wanted}",
-            "the file is written by: ansible-playbook site.yml --tags backups",
+            f"{file}: {where or 'the whole'} is {json.dumps(value)}, but must be {wanted}",
+            f"the file is written by: ansible-playbook site.yml --tags {tag}",
         )
+
+    def inner(kind: Any, value: Any, where: str) -> Any:
+        return build(kind, value, where, file, tag)
 
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
@@ -119,21 +123,21 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         known = {one.name: one for one in dataclasses.fields(kind)}
         prefix = f"{where}." if where else ""
         for name in value.keys() - known.keys():
-            raise Failure(Code.SETTINGS, f"{FILE}: {prefix}{name} is not a setting", f"settings: {', '.join(known)}")
+            raise Failure(Code.SETTINGS, f"{file}: {prefix}{name} is not a setting", f"settings: {', '.join(known)}")
         for name, one in known.items():
             missing = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
             if missing and name not in value:
-                raise Failure(Code.SETTINGS, f"{FILE}: {prefix}{name} is missing", "run site.yml --tags backups")
-        return cast(type, kind)(**{name: _build(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
+                raise Failure(Code.SETTINGS, f"{file}: {prefix}{name} is missing", f"run site.yml --tags {tag}")
+        return cast(type, kind)(**{name: inner(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list:
         if not isinstance(value, list):
             raise refuse("a list")
-        return [_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [inner(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
             raise refuse("an object")
-        return {name: _build(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+        return {name: inner(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     if kind is bool or isinstance(value, bool):
         if kind is not bool or not isinstance(value, bool):
             raise refuse("true or false" if kind is bool else "a number" if kind in (int, float) else "text")
@@ -149,24 +153,38 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def parse(text: str) -> Settings:
     """Settings from the file's text. Raises Failure with the name of what is wrong."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise Failure(Code.SETTINGS, f"{FILE} is not JSON: {error}", "run site.yml --tags backups") from error
+    value = as_json(text, FILE, "backups")
     # As it was called until 0.4: an upgrade of the kit may have been cut off before it wrote the settings.
     if isinstance(value, dict) and "door" in value and "endpoint" not in value:
         value["endpoint"] = value.pop("door")
-    return _build(Settings, value, "")
+    # Until 0.5 they were here; now they are prefect-watch's.
+    if isinstance(value, dict):
+        value.pop("notify_urls", None)
+        value.pop("notify_again_hours", None)
+    settings: Settings = build(Settings, value, "", FILE, "backups")
+    return settings
+
+
+def as_json(text: str, file: Path, tag: str) -> Any:
+    """The value of a file of settings. Raises Failure."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Failure(Code.SETTINGS, f"{file} is not JSON: {error}", f"run site.yml --tags {tag}") from error
+
+
+def text_of(file: Path, tag: str) -> str:
+    """What a file of settings says. Raises Failure when it is missing or unreadable."""
+    try:
+        return file.read_text()
+    except PermissionError as error:
+        raise Failure(Code.SETTINGS, f"{file} cannot be read by this user", "run it as root: sudo …") from error
+    except OSError as error:
+        raise Failure(
+            Code.SETTINGS, f"{file} cannot be read: {error.strerror}", f"run: ansible-playbook site.yml --tags {tag}"
+        ) from error
 
 
 def load() -> Settings:
     """The settings of this host. Raises Failure when they are missing, unreadable or wrong."""
-    try:
-        text = FILE.read_text()
-    except PermissionError as error:
-        raise Failure(Code.SETTINGS, f"{FILE} cannot be read by this user", "run it as root: sudo …") from error
-    except OSError as error:
-        raise Failure(
-            Code.SETTINGS, f"{FILE} cannot be read: {error.strerror}", "run: ansible-playbook site.yml --tags backups"
-        ) from error
-    return parse(text)
+    return parse(text_of(FILE, "backups"))

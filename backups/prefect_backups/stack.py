@@ -94,6 +94,11 @@ class Stack:
         states = self._workers()
         return [name for name in self.enabled_workers() if states.get(name, "inactive") in {"inactive", "failed"}]
 
+    def passing_workers(self) -> list[str]:
+        """Units of workers that start at boot, and are being started or stopped."""
+        states = self._workers()
+        return [name for name in self.enabled_workers() if states.get(name) in {"activating", "deactivating"}]
+
     def serves(self) -> bool:
         """Whether the server is ready."""
         try:

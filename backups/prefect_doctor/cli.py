@@ -8,19 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 from prefect_backups import progress, settings
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
 from prefect_backups.progress import Report
-from prefect_backups.settings import Settings
 from rich.console import Console
 from rich.table import Table
 
-from . import containers, copies, database, machine, way_in, work
 from .finding import Finding, Level, worst, worst_first
+from .registry import groups
 
 #: Written by move.yml on a host that the server has left.
 MOVED = Path("/etc/prefect/moved.env")
@@ -37,18 +35,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
     made.add_argument("--bad", action="store_true", help="only what is not well")
     return made
-
-
-def checks(loaded: Settings, host: Host) -> dict[str, Callable[[], Sequence[Finding]]]:
-    """What is looked at, by its name: each is tried by itself, so that what is down hides nothing else."""
-    return {
-        "containers": lambda: containers.check(loaded),
-        "way in": lambda: way_in.check(loaded),
-        "work": lambda: work.findings(work.look(host)),
-        "database": lambda: database.findings(database.look(host)),
-        "backups": lambda: copies.check(loaded),
-        "machine": lambda: machine.findings(machine.look(loaded)),
-    }
 
 
 def tried(name: str, look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
@@ -82,6 +68,12 @@ def table_of(findings: Sequence[Finding]) -> Table:
     return table
 
 
+def _shown(one: Finding) -> dict[str, str]:
+    """For --json."""
+    shown = {"check": one.check, "level": one.level.name, "measured": one.measured, "allowed": one.allowed}
+    return {**shown, "mend": one.mend, **({"detail": one.detail} if one.detail else {})}
+
+
 def main() -> int:
     """The command; gives the exit code."""
     options = parser().parse_args()
@@ -100,10 +92,11 @@ def main() -> int:
         report.say(str(failure), style="bold red")
         return Level.UNKNOWN
     began = time.monotonic()
-    found = examine(checks(loaded, Host.here(loaded, Report.silent())))
+    all_groups = groups(loaded, Host.here(loaded, Report.silent()))
+    found = examine({name: group.look for name, group in all_groups.items()})
     level = worst(found)
     if options.json:
-        facts = [{**asdict(one), "level": one.level.name} for one in found]
+        facts = [_shown(one) for one in found]
         progress.result({"worst": level.name, "seconds": round(time.monotonic() - began, 2), "findings": facts})
         return level
     shown = [one for one in found if one.level] if options.bad else found

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from prefect_backups.check import everything
+from prefect_backups.check import overdue
 from prefect_backups.progress import duration
 from prefect_backups.settings import Settings
 
@@ -28,24 +28,21 @@ def findings(problems: Sequence[str], newest: datetime | None, now: datetime) ->
             fact, _, mend = problem.rpartition(": ")
             if not COMMAND.match(mend):
                 fact, mend = problem, "prefect-backup check --offsite"
-            made.append(Finding(_concerns(problem), Level.BAD, fact, "", mend))
+            made.append(Finding(_concerns(problem), Level.BAD, fact, "none overdue", mend))
         return made
     age = f"the newest is {duration((now - newest).total_seconds())} old" if newest else "none"
     return [Finding("backups", Level.OK, age, "none overdue, none failed")]
 
 
 def _concerns(problem: str) -> str:
-    """What a sentence of that check is about, which looks at more than backups."""
-    for beginning, check in (
-        ("prefect-worker@", "workers of this host"),
-        ("prefect-docker-worker@", "workers of this host"),
-    ):
-        if problem.startswith(beginning):
-            return check
-    return "messages to people" if problem.startswith("people cannot be reached") else "backups"
+    """What a sentence of that check is about: one line of the table each, and one thing that a person is told of."""
+    copy = re.search(r"(?:newest copy|no copy) in ([^ ,;]+)", problem)
+    if copy:
+        return f"copies in {copy[1]}"
+    return "verification of backups" if "verif" in problem else "backups"
 
 
 def check(settings: Settings) -> list[Finding]:
     """All of them. Raises Failure."""
-    problems, newest = everything(settings)
+    problems, newest = overdue(settings)
     return findings(problems, newest, datetime.now(UTC))

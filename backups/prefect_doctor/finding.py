@@ -28,6 +28,10 @@ class Finding:
     measured: str
     allowed: str = ""
     mend: str = ""
+    #: More for whoever reads of it elsewhere, such as the last lines of a log.
+    detail: str = ""
+    #: In between, such as a unit that is starting: neither well nor bad, and prefect-watch leaves what it knew before.
+    pending: bool = False
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

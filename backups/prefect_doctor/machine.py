@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefect_backups.progress import duration, size
 from prefect_backups.settings import Settings
+from prefect_backups.units import UNITS
 
 from .finding import Finding, Level, graded
 
@@ -23,6 +24,8 @@ MEMORY_WARNING, MEMORY_BAD = 0.9, 0.97
 PRESSURE_WARNING, PRESSURE_BAD = 0.05, 0.25
 #: Days that a reboot may wait for, and security updates: unattended-upgrades installs them within a day.
 REBOOT_DAYS, UPDATES_DAYS = 7, 3
+#: Failed units that units.py tells of in more words.
+OTHERWISE_CHECKED = (*UNITS, "prefect-worker@", "prefect-docker-worker@")
 #: Seconds of a program that is asked.
 PATIENCE = 4
 
@@ -175,11 +178,12 @@ def clock(found: Machine) -> Finding:
 
 
 def units(found: Machine) -> Finding:
-    """What systemd could not start, ours or not."""
-    ours = [name for name in found.failed if name.startswith("prefect-")]
-    level = Level.BAD if ours else Level.WARNING if found.failed else Level.OK
-    mend = f"systemctl status {found.failed[0]}; when that is solved: systemctl reset-failed" if found.failed else ""
-    return Finding("failed units", level, ", ".join(found.failed) or "none", "none", mend)
+    """What systemd could not start, ours or not, but for what has a check of its own (units.py)."""
+    failed = [name for name in found.failed if not name.startswith(OTHERWISE_CHECKED)]
+    ours = [name for name in failed if name.startswith("prefect-")]
+    level = Level.BAD if ours else Level.WARNING if failed else Level.OK
+    mend = f"systemctl status {failed[0]}; when that is solved: systemctl reset-failed" if failed else ""
+    return Finding("failed units", level, ", ".join(failed) or "none", "none", mend)
 
 
 def reboot(found: Machine) -> Finding:

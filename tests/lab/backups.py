@@ -15,8 +15,6 @@ from tests.lab.vps.vps import Vps
 
 BACKUP = "prefect-backup.service"
 VERIFY = "prefect-backup-verify.service"
-NOTIFY = "prefect-notify@.service"
-CRASHES = "prefect-crashes.service"
 REPOSITORY = "/var/backups/prefect/repository"
 # Other settings, and another repository and state that these lead to; where the units may write.
 ETC = "/run/backups-etc"

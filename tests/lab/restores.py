@@ -16,7 +16,7 @@ from tests.lab.vps.vps import Vps
 
 WORKER = "prefect-worker@general-1.service"
 UNITS = "prefect-restore-run-*.service"
-TIMERS = "prefect-backup.timer prefect-backup-verify.timer prefect-backup-check.timer"
+TIMERS = "prefect-backup.timer prefect-backup-verify.timer prefect-watch.timer"
 STATE = "/var/lib/prefect/backups"
 STAGING = "/var/backups/prefect/staging"
 MARKER = "restore-marker"

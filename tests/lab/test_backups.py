@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.lab import backups, restores
-from tests.lab.backups import BACKUP, ETC, REPOSITORY, SCRATCH, VERIFY, ids, listed, other_settings, restic
+from tests.lab.backups import BACKUP, REPOSITORY, SCRATCH, VERIFY, ids, listed, other_settings, restic
 from tests.lab.restores import STATE, mark, run
 from tests.lab.seed import psql
 from tests.lab.test_restore import BLOCK, make_block
@@ -104,8 +104,8 @@ def test_the_timers_run_as_the_inventory_says(vps: Vps, inventory_variables: dic
         normal = vps.ssh(f"systemd-analyze calendar '{schedule}' | sed -n 's/.*Normalized form: //p'").stdout.strip()
         assert normal
         assert re.findall(r"OnCalendar=(.*?) ;", timer["TimersCalendar"]) == [normal], unit
-    check = vps.ssh("systemctl show --property=ActiveState,UnitFileState,TimersMonotonic prefect-backup-check.timer")
-    assert "OnUnitActiveUSec=1h ;" in check.stdout
+    check = vps.ssh("systemctl show --property=ActiveState,UnitFileState,TimersMonotonic prefect-watch.timer")
+    assert "OnUnitActiveUSec=1min ;" in check.stdout
     assert {"ActiveState=active", "UnitFileState=enabled"} <= set(check.stdout.splitlines())
 
 
@@ -278,7 +278,7 @@ def test_how_many_are_kept(vps: Vps, others: Any) -> None:
 
 
 def test_what_is_overdue(vps: Vps, made: Made, others: Any) -> None:
-    """A backup and its verification: the check's unit fails with each in plain words."""
+    """A backup and its verification: each in plain words."""
     newest = ids(vps)[0]
     environment = others(repository=REPOSITORY, max_age_hours=0, verify_max_age_days=0)
     overdue = run(vps, "prefect-backup", "check", **environment)
@@ -289,9 +289,6 @@ def test_what_is_overdue(vps: Vps, made: Made, others: Any) -> None:
         " (backups_verify_max_age_days): systemctl start prefect-backup-verify"
     )
     assert overdue.facts["hint"] == "see: prefect-backup list"
-    with backups.unit_environment(vps, "prefect-backup-check.service", PREFECT_BACKUPS_ETC=ETC):
-        ended = backups.start(vps, "prefect-backup-check.service")
-    assert (ended.result, ended.status) == ("exit-code", 26)
 
 
 def test_what_has_failed_and_what_does_not_run(vps: Vps, made: Made) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -21,10 +19,8 @@ import pytest
 from tests.lab import backups, restores
 from tests.lab.backups import (
     BACKUP,
-    CRASHES,
     ETC,
     FLIP,
-    NOTIFY,
     SCRATCH,
     STATE,
     VERIFY,
@@ -323,147 +319,23 @@ def test_two_at_once(vps: Vps, others: Others, earlier: str) -> None:
     assert len(ids(vps, **environment)) == len(before) + 1
 
 
-# --- a person is told --------------------------------------------------------------------------------------------
+# --- what is not noticed at once ------------------------------------------------------------------------------------
 
 
-class Person(ThreadingHTTPServer):
-    """Receives what apprise sends to `url`, which holds a password."""
-
-    daemon_threads = True
-    password = "hush-4711"
-
-    def __init__(self, address: str) -> None:
-        super().__init__((address, 0), _Receiver)
-        self.messages: list[dict[str, Any]] = []
-        self.url = f"json://person:{self.password}@{address}:{self.server_port}/told"
-
-
-class _Receiver(BaseHTTPRequestHandler):
-    server: Person
-
-    def do_POST(self) -> None:
-        self.server.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *words: Any) -> None:
-        """Not on stderr."""
-
-
-@pytest.fixture
-def person(vps: Vps) -> Iterator[Person]:
-    """Listens on this machine, where the VPS gets to by its gateway."""
-    listener = Person(vps.ssh("ip -4 route show default").stdout.split()[2])
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    yield listener
-    listener.shutdown()
-    listener.server_close()
-
-
-@pytest.fixture
-def noted(vps: Vps) -> Callable[[str, str], None]:
-    """`noted("UNIT", "words")` waits until the unit that tells a person of UNIT has said these words."""
-    since = backups.cursor(vps)
-
-    def wait(unit: str, words: str, times: int = 1) -> None:
-        teller = NOTIFY.replace("@", f"@{unit}")
-
-        def missing() -> str:
-            said = backups.journal(vps, teller, since)
-            return "" if said.count(words) >= times else said or "nothing"
-
-        until(words, missing)
-
-    return wait
-
-
-def test_a_person_is_told_of_a_failure_once(
-    vps: Vps, others: Others, earlier: str, person: Person, noted: Any, inventory_secrets: dict[str, str]
-) -> None:
-    """Postgres is stopped, the unit of the timer fails, and systemd starts the one that tells."""
-    environment = others(notify_urls=[person.url])
-    before = ids(vps, **environment)
-    hostname = vps.ssh("hostname").stdout.strip()
-    with (
-        backups.unit_environment(vps, BACKUP, **environment),
-        backups.unit_environment(vps, NOTIFY, **environment),
-    ):
-        with backups.stopped_postgres(vps):
-            failed = backups.start(vps, BACKUP)
-            assert (failed.result, failed.status) == ("exit-code", 16)
-            assert (
-                'ERROR: Postgres does not let us into the database "prefect": connection is bad: connection to server on'
-                ' socket "/var/lib/prefect/postgres/socket/.s.PGSQL.5432" failed: '
-            ) in failed.said
-            assert "HINT: look at: docker logs --tail 20 prefect-postgres\n" in failed.said
-            noted(BACKUP, f"{BACKUP} failed; told 1 addresses")
-            assert backups.start(vps, BACKUP).status == 16
-            noted(BACKUP, f"{BACKUP} failed again; told less than 24 hours ago")
-            assert len(person.messages) == 1
-        assert ids(vps, **environment) == before
-        # All is well again, so the next failure is news.
-        assert backups.start(vps, BACKUP).result == "success"
-        other_settings(vps, **{**json.loads(vps.ssh(f"cat {ETC}/settings.json").stdout), "repository": f"{SCRATCH}/no"})
-        assert backups.start(vps, BACKUP).status == 13
-        noted(BACKUP, f"{BACKUP} failed; told 1 addresses", times=2)
-    told, later = person.messages
-    assert told["title"] == f"{hostname}: {BACKUP} failed"
-    assert told["message"].startswith(
-        f"{BACKUP} on {hostname} failed: Postgres does not answer (result exit-code, exit code 16).\n"
-        f"Earlier backups are whole.\n\nWhat to do now, on {hostname} as root:\n"
-        "  docker ps --all; docker logs --tail 50 prefect-postgres\n"
-    )
-    assert "Postgres does not let us into the database" in told["message"]
-    assert "failed: the repository is not there (result exit-code, exit code 13)" in later["message"]
-    everything = json.dumps(person.messages) + vps.ssh("journalctl --quiet --output=cat --unit='prefect-*'").stdout
-    for path, secret in {**inventory_secrets, "the listener's": person.password}.items():
-        assert secret not in everything, path
-
-
-def test_a_person_is_told_of_crashed_flow_runs_once(vps: Vps, endpoint: Any, others: Others, person: Person) -> None:
-    """By the unit that the timer starts every minute; the next look finds nothing new."""
-    environment = others(notify_urls=[person.url])
-    deployment = endpoint.get("/api/deployments/name/hello/hello").json()["id"]
-    soon = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
-    made = endpoint.post(f"/api/deployments/{deployment}/create_flow_run", {"name": "cut-off", "state": soon}).json()[
-        "id"
-    ]
-    crashed = {"state": {"type": "CRASHED", "message": "its host is gone"}, "force": True}
-    assert endpoint.post(f"/api/flow_runs/{made}/set_state", crashed).json()["status"] == "ACCEPT"
-    with backups.unit_environment(vps, CRASHES, **environment):
-        first, second = backups.start(vps, CRASHES), backups.start(vps, CRASHES)
-    assert (first.result, second.result) == ("success", "success")
-    assert re.search(r"[1-9]\d* flow runs crashed; told 1 addresses", first.said)
-    assert "0 flow runs crashed; told 0 addresses" in second.said
-    (told,) = person.messages
-    assert re.search(r"UTC  cut-off \(deployment hello\)\n  its host is gone\n", told["message"])
-    assert f"{endpoint.url}/runs/flow-run/{made}" in told["message"]
-    assert person.password not in first.said + second.said
-    endpoint.delete(f"/api/flow_runs/{made}")
-
-
-def test_a_flipped_byte_is_found_by_the_verification(
-    vps: Vps, others: Others, person: Person, noted: Any, earlier: str
-) -> None:
-    """And it is told, and told again every hour by the check as long as nothing is done."""
+def test_a_flipped_byte_is_found_by_the_verification(vps: Vps, others: Others, earlier: str) -> None:
+    """And it is said by the check as long as nothing is done."""
     place = f"{SCRATCH}/flipped"
-    environment = others(repository=place, state=f"{STATE}/flipped", notify_urls=[person.url])
+    environment = others(repository=place, state=f"{STATE}/flipped")
     assert run(vps, "prefect-backup", "init", **environment).exit == 0
     identity = run(vps, "prefect-backup", "create", **environment).facts["id"]
     pack = f"$(find {place}/data -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d ' ' -f 2)"
     vps.ssh(f'pack={pack}; chmod u+w $pack; python3 -c "{FLIP}" $pack')
-    with (
-        backups.unit_environment(vps, VERIFY, **environment),
-        backups.unit_environment(vps, NOTIFY, **environment),
-    ):
+    with backups.unit_environment(vps, VERIFY, **environment):
         failed = backups.start(vps, VERIFY)
-        noted(VERIFY, f"{VERIFY} failed; told 1 addresses")
     assert (failed.result, failed.status) == ("exit-code", 14)
     damaged = f'the repository "local" ({place}) could not give back {STAGING}/backup/dump of {identity}: "'
     assert f"ERROR: {damaged}" in failed.said
     assert "ciphertext verification failed" in failed.said
-    (told,) = person.messages
-    assert "failed: the repository, or a backup in it, is not whole (result exit-code, exit code 14)" in told["message"]
     assert backups.listed(vps, **environment)[0]["verified"].startswith("FAILED, ")
     check = run(vps, "prefect-backup", "check", **environment)
     assert check.exit == 26

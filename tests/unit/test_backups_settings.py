@@ -43,6 +43,21 @@ def test_the_defaults_have_no_problem():
     assert said() == []
 
 
+def test_the_settings_of_the_watch():
+    watch = yaml.safe_load((ROOT / "ansible/roles/watch/defaults/main.yml").read_text())
+
+    def told(**changes: Any) -> list[str]:
+        return backups.prefect_watch_problems({**watch, **changes})
+
+    assert backups.prefect_watch_problems({}) == told() == told(watch_heartbeat_url="https://hc.example.org/abc") == []
+    assert told(watch_notify_urls=["mailto://a:b@example.org", "unsaid"]) == [
+        "watch_notify_urls, entry 2 is no address of apprise's, such as mailto://user:password@example.org"
+    ]
+    assert told(watch_heartbeat_url="hc.example.org/abc") == [
+        "watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid"
+    ]
+
+
 def test_nothing_is_said_of_settings_that_cannot_be_read():
     assert backups.prefect_backup_problems({}) == []
 
@@ -214,9 +229,6 @@ def test_other_settings():
         'backups_keep: hourly is "0"; it must be 1 or more',
         'backups_keep: daily is "-1"; it must be 0 or more',
     ]
-    assert said(backups_notify_urls=["mailto://a:b@example.org", "unsaid"]) == [
-        "backups_notify_urls, entry 2 is no address of apprise's, such as mailto://user:password@example.org"
-    ]
     assert said(prefect_restore_from="20261121T051200Z") == said(prefect_restore_from="latest") == []
     assert said(prefect_restore_from="newest") == [
         'prefect_restore_from is "newest"; it must be latest, or the id of a backup such as 20261121T051200Z'
@@ -324,7 +336,7 @@ def test_the_role_writes_settings_that_the_tools_know():
 
 def test_defaults_of_role_and_tools_are_the_same():
     for field in fields(contract.Settings):
-        if f"backups_{field.name}" in DEFAULTS and field.name not in ("offsite", "notify_urls", "keep"):
+        if f"backups_{field.name}" in DEFAULTS and field.name not in ("offsite", "keep"):
             assert DEFAULTS[f"backups_{field.name}"] == field.default, field.name
     # A start takes as long after a restore as in the playbook.
     stack = yaml.safe_load((ROOT / "ansible/roles/stack/defaults/main.yml").read_text())

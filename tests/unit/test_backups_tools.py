@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +20,9 @@ from prefect_backups import (
     backup,
     check,
     cli_backup,
-    crashes,
     images,
     last,
     manifest,
-    notify,
-    outbox,
     plan,
     space,
     stack,
@@ -50,6 +46,7 @@ from prefect_backups.restic_output import (
     progress_of,
 )
 from prefect_backups.settings import Endpoint, Keep, Offsite, Settings
+from prefect_backups.units import UNITS, Units
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 21, 5, 12, tzinfo=UTC)
@@ -358,13 +355,12 @@ def unit(name: str, state: str = "failed", **more: str) -> dict[str, str]:
     return {"Id": name, "ActiveState": state, "Result": "exit-code", "ExecMainStatus": "16", "ended": "100", **more}
 
 
-def host_findings(**what: Any) -> list[str]:
-    given = {"units": [], "down": [], "unfinished": "", "waiting": [], "newest": 0.0, **what}
-    return check.host_findings(**given)
+def host_findings(units: list[dict[str, str]] | None = None, **what: Any) -> list[str]:
+    return check.host_findings(Units({one["Id"]: one for one in units or []}, **what))
 
 
 def test_a_host_on_which_all_runs():
-    assert host_findings(units=[unit(name, "inactive") for name in check.UNITS]) == []
+    assert host_findings(units=[unit(name, "inactive") for name in UNITS]) == []
 
 
 def test_a_unit_that_has_failed():
@@ -387,14 +383,6 @@ def test_workers_that_are_down():
 def test_a_restore_that_did_not_end():
     assert host_findings(unfinished="the undo") == [
         "the undo did not end: prefect-restore --resume, --undo, or --latest"
-    ]
-
-
-def test_people_that_cannot_be_reached():
-    waiting = [outbox.Message("t", "b", made=NOW.timestamp(), error="of 1 addresses failed number 1 (json)")]
-    assert host_findings(waiting=waiting) == [
-        "people cannot be reached: messages that wait: 1, since 2026-11-21 05:12 UTC; the last attempt:"
-        " of 1 addresses failed number 1 (json); see backups_notify_urls"
     ]
 
 
@@ -651,189 +639,6 @@ def test_kinds_of_backups_are_the_ones_that_retention_knows():
     from prefect_backups.restic import OTHER_KINDS, SCHEDULED
 
     assert backup.KINDS == (SCHEDULED, *OTHER_KINDS)
-
-
-def test_what_a_person_is_told():
-    title, body = notify.text(
-        "prefect-backup.service", {"Result": "exit-code", "ExecMainStatus": "15"}, "ERROR: x\nHINT: y\n", "vps"
-    )
-    assert title == "vps: prefect-backup.service failed"
-    assert "there is no room for it (result exit-code, exit code 15)" in body
-    assert "ERROR: x\nHINT: y" in body
-    assert "df -h" in body
-
-
-def test_a_killed_unit_is_told_as_such():
-    _, body = notify.text("u.service", {"Result": "signal", "ExecMainStatus": "9"}, "", "vps")
-    assert "it was ended (signal)" in body and "systemctl start u.service" in body
-    assert "Earlier backups are whole." in body
-    _, body = notify.text("u.service", {"Result": "exit-code", "ExecMainStatus": "1"}, "", "vps")
-    assert "an error that it does not know" in body
-
-
-def test_the_same_failure_is_told_once_a_day():
-    assert not notify.told(None, 1000, 24)
-    assert notify.told(1000, 1000 + 23 * 3600, 24)
-    assert not notify.told(1000, 1000 + 25 * 3600, 24)
-    # A clock that was wrong silences nobody.
-    assert not notify.told(10**9, 1000, 24)
-
-
-def test_a_success_makes_the_next_failure_news(tmp_path):
-    shown = {"Result": "exit-code", "ExecMainStatus": "15"}
-    for unit in ("prefect-backup.service", "prefect-backup-check.service"):
-        mark = notify.stamp(tmp_path, unit, shown)
-        mark.parent.mkdir(exist_ok=True)
-        mark.touch()
-    notify.forget(tmp_path, "prefect-backup.service")
-    assert [path.name for path in (tmp_path / "notified").iterdir()] == ["prefect-backup-check.service@exit-code-15"]
-
-
-@pytest.mark.parametrize("code", list(Code))
-def test_each_exit_code_has_words_for_a_person(code):
-    """In every unit that tells of its failure, what is true of earlier backups among them; and a row in the README."""
-    units = [path.name for path in ROOT.glob("systemd/*.service") if "OnFailure=prefect-notify@" in path.read_text()]
-    assert {"prefect-restore.service", "prefect-backup.service"} <= set(units)
-    meaning = notify.MEANINGS[code]
-    for unit in units:
-        _, body = notify.text(unit, {"Result": "exit-code", "ExecMainStatus": str(code.value)}, "last", "vps")
-        assert f"failed: {meaning.what} (result exit-code, exit code {code.value}).\n{meaning.earlier}\n" in body
-    doubtful = {Code.WRONG_KEY, Code.NO_REPOSITORY, Code.DAMAGED, Code.MISMATCH}
-    assert (meaning.earlier != notify.WHOLE) is (code in doubtful)
-    rows = re.findall(r"^\| ([0-9, ]+) \|", (ROOT / "docs/restore.md").read_text(), re.MULTILINE)
-    assert str(code.value) in {number.strip() for row in rows for number in row.split(",")}
-
-
-def test_other_ends_have_words_too():
-    for status in ("0", "1", "2", "9", "255", "130", "?", ""):
-        title, body = notify.text("u.service", {"Result": "exit-code", "ExecMainStatus": status}, "", "vps")
-        assert title == "vps: u.service failed" and "What to do now" in body
-    assert notify.meaning_of("u.service", {"Result": "exit-code", "ExecMainStatus": "1"}).earlier == (
-        "Earlier backups were not touched."
-    )
-
-
-def test_a_message_that_fails_names_no_address():
-    urls = ["json://user:hush@127.0.0.1:9/x", "nonsense"]
-    assert notify.send(urls, "t", "b") == (urls, "of 2 addresses failed number 1 (json), number 2 (not an address)")
-
-
-# --- messages that could not be delivered ----------------------------------------------------------------------------
-
-
-class People:
-    """Some of whom can be reached."""
-
-    def __init__(self, *away: str) -> None:
-        self.away, self.told = list(away), []
-
-    def __call__(self, urls, title, body):
-        self.told += [(url, title) for url in urls if url not in self.away]
-        failed = [url for url in urls if url in self.away]
-        return failed, f"{len(failed)} failed" if failed else ""
-
-
-def test_a_message_that_was_delivered_is_not_kept(tmp_path):
-    people = People()
-    assert outbox.deliver(tmp_path, ["a", "b"], "t", "x", people) == ""
-    assert people.told == [("a", "t"), ("b", "t")]
-    assert outbox.waiting(tmp_path) == []
-
-
-def test_a_message_that_was_not_delivered_waits_and_is_told_once_to_each(tmp_path, monkeypatch):
-    people = People("b")
-    kept = []
-    said = outbox.deliver(tmp_path, ["a", "b"], "t", "x", people, kept=lambda: kept.append(outbox.waiting(tmp_path)))
-    assert said == "1 failed"
-    # It was there before anything was tried, so a death in between loses nothing.
-    assert [message.tries for _, message in kept[0]] == [0]
-    ((path, message),) = outbox.waiting(tmp_path)
-    assert (message.title, message.tries, message.error) == ("t", 1, "1 failed")
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert not {"a", "b"} & set(message.told)
-    # Not every minute, for days.
-    assert outbox.again(tmp_path, ["a", "b"], people) == (0, 1)
-    now = message.tried
-    monkeypatch.setattr(outbox.time, "time", lambda: now + outbox.FIRST + 1)
-    assert outbox.again(tmp_path, ["a", "b"], people) == (0, 1)
-    people.away = []
-    monkeypatch.setattr(outbox.time, "time", lambda: now + 3 * outbox.LAST)
-    assert outbox.again(tmp_path, ["a", "b"], people) == (1, 0)
-    assert people.told == [("a", "t"), ("b", "t")]
-
-
-def test_a_notice_of_days_ago_is_still_delivered_and_one_of_last_month_is_not(tmp_path, monkeypatch):
-    people = People("a")
-    outbox.deliver(tmp_path, ["a"], "t", "x", people)
-    people.away = []
-    now = outbox.time.time()
-    monkeypatch.setattr(outbox.time, "time", lambda: now + 3 * 86400)
-    assert outbox.again(tmp_path, ["a"], people) == (1, 0)
-    people.away = ["a"]
-    outbox.deliver(tmp_path, ["a"], "t", "x", people)
-    monkeypatch.setattr(outbox.time, "time", lambda: now + 40 * 86400)
-    assert outbox.again(tmp_path, ["a"], people) == (0, 0)
-
-
-def test_what_a_person_has_put_beside_the_messages_stays(tmp_path):
-    (tmp_path / "outbox").mkdir()
-    for name in ("note.txt", "mine.json"):
-        (tmp_path / "outbox" / name).write_text("mine")
-    outbox.deliver(tmp_path, ["a"], "t", "x", People())
-    assert outbox.again(tmp_path, ["a"], People()) == (0, 0)
-    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["mine.json", "note.txt"]
-
-
-def test_a_unit_whose_failure_could_not_be_told_waits_and_is_not_told_twice(tmp_path, monkeypatch):
-    settings = dataclasses.replace(SETTINGS, state=str(tmp_path), notify_urls=["json://127.0.0.1:9/x"])
-    monkeypatch.setattr(notify, "_show", lambda unit: {"Result": "exit-code", "ExecMainStatus": "23"})
-    monkeypatch.setattr(notify, "_journal", lambda unit: "ERROR: x")
-    with pytest.raises(Failure) as caught:
-        notify.notify(settings, "prefect-restore.service")
-    assert caught.value.code is Code.NOTIFY
-    assert caught.value.fact == (
-        "a person could not be told: of 1 addresses failed number 1 (json); the message is kept and tried again"
-    )
-    ((_, message),) = outbox.waiting(tmp_path)
-    assert "the restore failed, and the data of before are served" in message.body
-    assert notify.notify(settings, "prefect-restore.service").endswith("told less than 24 hours ago")
-
-
-def test_crashes_that_could_not_be_told_are_not_forgotten(tmp_path, monkeypatch):
-    settings = dataclasses.replace(SETTINGS, state=str(tmp_path), notify_urls=["json://127.0.0.1:9/x"])
-    crash = crashes.Crash("run", "nightly", NOW, "killed", "id")
-    monkeypatch.setattr(crashes, "crashes", lambda postgres, after, until: [crash])
-    with pytest.raises(Failure, match="a person could not be told"):
-        notify.notify_crashes(settings)
-    monkeypatch.setattr(crashes, "crashes", lambda postgres, after, until: [])
-    people = People()
-    monkeypatch.setattr(notify, "send", people)
-    later = outbox.time.time() + 2 * 3600
-    monkeypatch.setattr(outbox.time, "time", lambda: later)
-    said = notify.notify_crashes(settings)
-    assert said == "0 flow runs crashed; told 0 addresses; 1 earlier messages delivered, 0 wait"
-    assert [title.endswith(": 1 flow run crashed") for _, title in people.told] == [True]
-
-
-def test_crashes_are_told_in_one_message_and_the_rest_is_counted():
-    when = datetime(2026, 11, 21, 3, 4, 5, tzinfo=UTC)
-    found = [crashes.Crash(f"run-{number}", "nightly", when, "killed", f"id-{number}") for number in range(22)]
-    title, body = crashes.text(found, "vps", "https://prefect.example.org")
-    assert title == "vps: 22 flow runs crashed"
-    assert "2026-11-21 03:04:05 UTC  run-0 (deployment nightly)\n  killed\n" in body
-    assert "https://prefect.example.org/runs/flow-run/id-19" in body
-    assert "run-20" not in body
-    assert "and 2 more: " in body
-    assert when - crashes.LOOK_BACK == when - timedelta(hours=1)
-
-
-def test_crashes_are_told_since_the_last_time_and_not_for_ever_back(tmp_path):
-    now, path = datetime(2026, 11, 21, 12, 0, tzinfo=UTC), tmp_path / "notified" / "crashes.json"
-    assert crashes.since(path, now) == now - crashes.LOOK_BACK
-    crashes.note(path, now - timedelta(minutes=2))
-    assert crashes.since(path, now) == now - timedelta(minutes=2)
-    # A host that was off for a week does not tell of a week.
-    assert crashes.since(path, now + timedelta(days=7)) == now + timedelta(days=7) - crashes.LOOK_BACK
 
 
 @pytest.mark.parametrize(("end", "code"), [("outlived(3)", 3), ("outlived(0)", 0), ("0", 120)])

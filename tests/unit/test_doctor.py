@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import requests
 from prefect_backups.errors import Code, Failure
-from prefect_doctor import cli, containers, copies, database, machine, way_in, work
+from prefect_backups.units import UNITS, Units
+from prefect_doctor import cli, containers, copies, database, machine, messages, units, way_in, work
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database
 from prefect_doctor.finding import Finding, Level, graded, worst, worst_first
 from prefect_doctor.machine import Disk, Machine
+from prefect_doctor.registry import Group
 from prefect_doctor.way_in import Answer
 from prefect_doctor.work import Work
+from prefect_watch.outbox import Message
 
 OK, WARNING, BAD, UNKNOWN = Level
 GIGABYTE = 1_000_000_000
@@ -270,12 +273,64 @@ def test_backups():
     assert (late.level, late.mend) == (BAD, "journalctl -u prefect-backup -n 30")
     assert late.measured.endswith("3.0 hours are allowed")
     assert (copy.measured, copy.mend) == (problems[1], "prefect-backup check --offsite")
-    (worker,) = copies.findings(
-        ["prefect-worker@a.service does not run: systemctl start prefect-worker@a.service"], now, now
+    (proof,) = copies.findings(["no backup was ever verified; 9 days are allowed"], now, now)
+    assert [one.check for one in (late, copy, proof)] == ["backups", "copies in far", "verification of backups"]
+
+
+# --- the kit's own units ---------------------------------------------------------------------------------------------
+
+
+def test_units_that_are_well():
+    found = units.findings(Units({name: {"ActiveState": "inactive"} for name in UNITS}, workers=2))
+    assert {one.level for one in found} == {OK} and not any(one.pending for one in found)
+    assert [one.check for one in found] == [*UNITS, "workers of this host", "unfinished restore"]
+    assert found[-2].measured == "2 run"
+
+
+def test_a_unit_that_has_failed_says_what_that_means_and_its_last_words():
+    shown = {
+        "ActiveState": "failed",
+        "Result": "exit-code",
+        "ExecMainStatus": "16",
+        "ended": "100",
+        "lines": "ERROR: x\nHINT: y\n",
+    }
+    found = units.ended("prefect-backup.service", shown, newest=0.0)
+    assert (found.level, found.detail) == (BAD, "ERROR: x\nHINT: y")
+    assert found.measured == (
+        "failed: Postgres does not answer (result exit-code, exit code 16). Earlier backups are whole."
     )
-    assert (worker.check, worker.mend) == ("workers of this host", "systemctl start prefect-worker@a.service")
-    (waiting,) = copies.findings(["people cannot be reached: messages that wait: 1; see backups_notify_urls"], now, now)
-    assert waiting.check == "messages to people"
+    assert found.mend == ("docker ps --all; docker logs --tail 50 prefect-postgres; journalctl -u prefect-backup -n 30")
+    # A person has made a backup since; and one that is at work is in between.
+    assert units.ended("prefect-backup.service", shown, newest=101.0).level is OK
+    assert units.ended("prefect-restore.service", shown, newest=101.0).level is BAD
+    assert units.ended("prefect-backup.service", {**shown, "ActiveState": "activating"}, newest=0.0).pending
+
+
+def test_workers_of_this_host():
+    names = ["prefect-worker@a.service", "prefect-worker@b.service"]
+    found = units.workers(Units(down=names))
+    assert (found.level, found.mend) == (BAD, "systemctl start prefect-worker@a.service prefect-worker@b.service")
+    assert found.measured == "prefect-worker@a.service, prefect-worker@b.service do not run"
+    passing = units.workers(Units(passing=names[:1]))
+    assert (passing.level, passing.pending) == (OK, True)
+
+
+def test_a_restore_that_did_not_end():
+    found = units.unfinished_restore(Units(unfinished="the undo"))
+    assert (found.level, found.measured) == (BAD, "the undo did not end")
+    assert found.mend == "prefect-restore --resume, --undo, or --latest"
+
+
+def test_messages_that_wait():
+    assert messages.findings([])[0].level is OK
+    (found,) = messages.findings(
+        [Message("t", "b", made=1_800_000_000.0, error="of 1 addresses failed number 1 (json)")]
+    )
+    assert (found.level, found.mend) == (BAD, "prefect-watch test")
+    assert (
+        found.measured == "1 wait, since 2027-01-15 08:00 UTC; the last attempt: of 1 addresses failed number 1 (json)"
+    )
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -325,7 +380,9 @@ def test_a_disk_that_fills(disk, level):
         (machine.killed, {"killed": 2}, WARNING),
         (machine.clock, {"clock_synchronised": False}, WARNING),
         (machine.units, {"failed": ["somebody.service"]}, WARNING),
-        (machine.units, {"failed": ["prefect-backup.service"]}, BAD),
+        (machine.units, {"failed": ["prefect-firewall.service"]}, BAD),
+        # A check of its own has more words for it.
+        (machine.units, {"failed": ["prefect-backup.service", "prefect-worker@a.service"]}, OK),
         (machine.reboot, {"reboot": 86400.0}, OK),
         (machine.reboot, {"reboot": 10 * 86400.0}, WARNING),
         (machine.updates, {"updates": ["openssl"]}, WARNING),
@@ -355,7 +412,9 @@ def test_json_is_what_the_table_is(monkeypatch, capsys):
     monkeypatch.setattr(cli, "MOVED", Path("/does/not/exist"))
     monkeypatch.setattr(cli.settings, "load", lambda: None)
     monkeypatch.setattr(cli.Host, "here", lambda *_: None)
-    monkeypatch.setattr(cli, "checks", lambda *_: {"a": lambda: [Finding("disk /", WARNING, "86% used", "less", "du")]})
+    monkeypatch.setattr(
+        cli, "groups", lambda *_: {"a": Group(lambda: [Finding("disk /", WARNING, "86% used", "less", "du")])}
+    )
     monkeypatch.setattr("sys.argv", ["prefect-doctor", "--json"])
     assert cli.main() == 1
     said = json.loads(capsys.readouterr().out)

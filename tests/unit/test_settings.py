@@ -123,6 +123,7 @@ def test_a_setting_that_cannot_be_computed(settings):
         ("prefect_worker", 'there is no setting "prefect_worker"; did you mean "prefect_workers"?'),
         ("prefect_colour", 'there is no setting "prefect_colour"; docs/settings.md lists what there is'),
         ("preflight_colour", 'there is no setting "preflight_colour"; docs/settings.md lists what there is'),
+        ("backups_notify_urls", 'the setting "backups_notify_urls" is called "watch_notify_urls" now: rename it'),
         ("host_timezon", 'there is no setting "host_timezon"; did you mean "host_timezone"?'),
     ],
 )

@@ -20,6 +20,11 @@ from .words import given, listed, quoted
 # Inventories have variables host_…, docker_… and the like of their own: of those only what is nearly one of ours counts
 # as a mistake.
 STRICT_PREFIXES = ("prefect_", "preflight_")
+#: Settings that have another name since a version of the kit, and their name of today.
+RENAMED = {
+    "backups_notify_urls": "watch_notify_urls",
+    "backups_notify_again_hours": "watch_again_hours",
+}
 LIKENESS = {"strict": 0.8, "loose": 0.9}
 TYPE_WORDS = {
     "str": "text",
@@ -63,6 +68,9 @@ def unknown_problems(variables: Iterable[str], options: dict[str, Any]) -> list[
     """Variables that look like settings of the kit and are none: mistyped, most likely."""
     problems = []
     for name in sorted(set(variables) - set(options)):
+        if name in RENAMED:
+            problems.append(f"the setting {quoted(name)} is called {quoted(RENAMED[name])} now: rename it")
+            continue
         strict = name.startswith(STRICT_PREFIXES)
         near = difflib.get_close_matches(name, options, n=1, cutoff=LIKENESS["strict" if strict else "loose"])
         if near:

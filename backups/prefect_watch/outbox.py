@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .files import write_whole
+from prefect_backups.files import write_whole
 
 # Seconds between two tries of the same message: doubled each time, up to the last one.
 FIRST, LAST = 60.0, 3600.0

@@ -1,0 +1,72 @@
+"""What systemd, and the journal of restores, say of the kit's own units on this host."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import lock
+from .errors import Failure
+from .journal import Journal
+from .last import read_last
+from .restic import moment
+from .settings import Settings
+from .stack import Stack
+
+#: Units that run now and then, and whose failure systemd keeps until they are started again.
+UNITS = (
+    "prefect-backup.service",
+    "prefect-backup-verify.service",
+    "prefect-restore.service",
+    "prefect-upgrade.service",
+)
+#: Last lines of its journal, for whoever is told.
+LINES = 15
+
+
+@dataclass(frozen=True)
+class Units:
+    """What was found."""
+
+    #: Of UNITS, by name: ActiveState, Result, ExecMainStatus as systemd says them, `ended` in seconds since 1970, `lines`.
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: Workers that start at boot and do not run; and those that are being started or stopped.
+    down: list[str] = field(default_factory=list)
+    passing: list[str] = field(default_factory=list)
+    workers: int = 0
+    #: The restore that did not end, in words; empty where there is none.
+    unfinished: str = ""
+    #: When the newest backup was made, in seconds since 1970.
+    newest: float = 0.0
+
+
+def look(settings: Settings) -> Units:
+    """Asks no repository, and costs little. Raises Failure."""
+    properties = "--property=Id,ActiveState,Result,ExecMainStatus,InactiveEnterTimestamp"
+    said = _said("systemctl", "show", properties, "--timestamp=unix", *UNITS)
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in said.split("\n\n")]
+    units = {block["Id"]: block for block in blocks if block.get("Id") in UNITS}
+    for name, unit in units.items():
+        unit["ended"] = unit.get("InactiveEnterTimestamp", "").removeprefix("@")
+        if unit.get("ActiveState") == "failed":
+            unit["lines"] = _said(
+                "journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LINES}", f"--unit={name}"
+            )
+    state = Path(settings.state)
+    unfinished = ""
+    # One that is at work at this moment is none that did not end.
+    if lock.holder(state) is None:
+        try:
+            journal = Journal.load(state)
+            unfinished = journal.name if journal else ""
+        except Failure as failure:
+            unfinished = f"a restore ({failure.fact})"
+    stack = Stack(settings)
+    identity = read_last(settings).get("id", "")
+    newest = moment(identity) if identity else 0.0
+    return Units(units, stack.down_workers(), stack.passing_workers(), len(stack.enabled_workers()), unfinished, newest)
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout

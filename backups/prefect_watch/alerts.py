@@ -1,0 +1,156 @@
+"""Of what a person is told, and when: pure decisions about what the doctor finds, look after look.
+
+    well ──bad──► new ──lasts PATIENCE──► told ──well for `calm`──► well again, told
+                   └──well──► forgotten     └──after again_hours──► told once more
+
+What comes and goes makes few messages: what comes back before it was well for `calm` seconds is still the same problem, and
+`calm` doubles each time that a problem comes back soon after it was said to be well again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from prefect_doctor.finding import Finding, Level
+
+#: Seconds that a problem has to last before a person is told: a restart of the server takes less.
+PATIENCE = {Level.BAD: 90.0, Level.UNKNOWN: 90.0, Level.WARNING: 1800.0}
+#: Looks that have to have found it, whatever the time: a host that slept has not looked.
+LOOKS = 2
+#: Seconds for which all must have been well until that is said, at first and at most.
+CALM, CALM_MOST = 300.0, 3600.0
+#: Seconds after "well again" in which the same problem is one that comes and goes.
+SOON = 7200.0
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one group of checks has found in this look."""
+
+    findings: Sequence[Finding]
+    #: Whether the group could look at all: where not, nothing is known of its checks.
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One check that is, or was a while ago, not well. Moments in seconds since 1970."""
+
+    group: str
+    check: str
+    level: Level
+    measured: str
+    mend: str = ""
+    detail: str = ""
+    since: float = 0.0
+    looks: int = 0
+    #: When a person was told last, and at which level; 0: not yet.
+    told: float = 0.0
+    told_level: Level = Level.OK
+    #: Since when it is well; 0: it is not.
+    well: float = 0.0
+    #: When it was said to be well again; 0: it was not.
+    over: float = 0.0
+    #: Seconds for which it has to be well.
+    calm: float = CALM
+
+
+@dataclass(frozen=True)
+class News:
+    """What a person has to know now."""
+
+    began: list[Problem] = field(default_factory=list)
+    #: Told before, and still so.
+    lasting: list[Problem] = field(default_factory=list)
+    over: list[Problem] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.began or self.lasting or self.over)
+
+
+def seen(known: Mapping[str, Problem], looks: Mapping[str, Looked], now: float) -> dict[str, Problem]:
+    """What is known after a look; nothing is told by that."""
+    problems = dict(known)
+    found: dict[str, Finding] = {}
+    for group, looked in looks.items():
+        for finding in looked.findings:
+            found[finding.check] = finding
+            before = problems.get(finding.check)
+            if finding.pending:
+                continue
+            if finding.level is not Level.OK:
+                problems[finding.check] = _not_well(before, group, finding, now)
+            elif before:
+                problems[finding.check] = _well(before, now)
+    for check, problem in known.items():
+        looked_at = looks.get(problem.group)
+        # What is no longer looked at, such as a worker that is gone, is well; what could not be looked at, is as it was.
+        if check not in found and looked_at and not looked_at.failed:
+            problems[check] = _well(problem, now)
+    return {check: one for check, one in problems.items() if not _forgotten(one, now)}
+
+
+def _not_well(problem: Problem | None, group: str, finding: Finding, now: float) -> Problem:
+    if problem is None or (problem.well and not problem.told):
+        # Said to be well again a while ago: it comes and goes.
+        calm = min(problem.calm * 2, CALM_MOST) if problem and problem.over else CALM
+        problem = Problem(group, finding.check, finding.level, "", since=now, calm=calm)
+    return replace(
+        problem,
+        group=group,
+        level=finding.level,
+        measured=finding.measured,
+        mend=finding.mend,
+        detail=finding.detail,
+        looks=problem.looks + 1,
+        well=0.0,
+    )
+
+
+def _well(problem: Problem, now: float) -> Problem:
+    return problem if problem.well else replace(problem, well=now)
+
+
+def _forgotten(problem: Problem, now: float) -> bool:
+    """Well, of no news to anybody, and not to be remembered either for that it may come back."""
+    return bool(problem.well) and not problem.told and not (problem.over and passed(problem.over, now) < SOON)
+
+
+def passed(since: float, now: float) -> float:
+    """Seconds between two moments; a clock that was set back has let any time pass."""
+    return now - since if now >= since else float("inf")
+
+
+def news(problems: Mapping[str, Problem], now: float, again_hours: float) -> tuple[News, dict[str, Problem]]:
+    """What is to be told now, and what is known once that is done.
+
+    Args:
+        again_hours: until a person is told once more of what stays bad; warnings are told once.
+    """
+    after = dict(problems)
+    made = News()
+    for check, one in problems.items():
+        if one.well:
+            if one.told and passed(one.well, now) >= one.calm:
+                made.over.append(one)
+                after[check] = replace(one, told=0.0, told_level=Level.OK, over=now)
+        elif not one.told or _worse(one):
+            if one.looks >= LOOKS and passed(one.since, now) >= PATIENCE[one.level]:
+                made.began.append(one)
+                after[check] = replace(one, told=now, told_level=one.level)
+        elif one.level is not Level.WARNING and passed(one.told, now) >= again_hours * 3600:
+            made.lasting.append(one)
+            after[check] = replace(one, told=now)
+    return made, after
+
+
+def _worse(problem: Problem) -> bool:
+    """Whether what was told as a warning has become more."""
+    return problem.told_level is Level.WARNING and problem.level is not Level.WARNING
+
+
+def worst(problems: Mapping[str, Problem]) -> Level:
+    """Of what is not well now."""
+    levels = {one.level for one in problems.values() if not one.well}
+    return next((level for level in (Level.BAD, Level.UNKNOWN, Level.WARNING) if level in levels), Level.OK)

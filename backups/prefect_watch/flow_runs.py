@@ -1,0 +1,165 @@
+"""Flow runs that a person is told of: those that came into one of the states that the inventory names (Crashed, by default).
+
+By SQL, as all figures of this host: the API would be paged for them. One message names all runs of a look; where there are too
+many messages within an hour, what comes then is counted, and told as one digest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect_backups.postgres import Postgres
+from prefect_backups.progress import duration
+
+from .settings import FlowRuns
+
+#: Seconds. The first look goes back so far, and so does one after a long time without any.
+LOOK_BACK = 3600.0
+#: Seconds by which each look goes back behind the one before: a state bears the client's time, and is there only later.
+OVERLAP = 300.0
+#: A message names so many, and counts the rest; a digest gives so many kinds.
+NAMED = 20
+#: Last lines of a flow run's log, and the most characters of one.
+LINES, LINE = 5, 300
+#: Seconds in which messages are counted.
+HOUR = 3600.0
+
+QUERY = """
+SELECT state.id::text, run.name, coalesce(deployment.name, ''), flow.name, state.name, state.timestamp, coalesce(state.message, ''),
+  run.id::text
+FROM flow_run_state AS state
+JOIN flow_run AS run ON run.id = state.flow_run_id
+JOIN flow ON flow.id = run.flow_id
+LEFT JOIN deployment ON deployment.id = run.deployment_id
+WHERE state.timestamp > %(after)s AND lower(state.name) = ANY(%(states)s)
+  AND (%(tags)s::text[] = '{}' OR EXISTS (SELECT FROM jsonb_array_elements_text(run.tags) AS tag WHERE tag = ANY(%(tags)s)))
+ORDER BY state.timestamp
+LIMIT 1000
+"""
+LOG = """SELECT message FROM log WHERE flow_run_id = %s::uuid ORDER BY timestamp DESC LIMIT %s"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A flow run that came into one of the states."""
+
+    state_id: str
+    run: str
+    deployment: str
+    flow: str
+    state: str
+    #: Seconds since 1970.
+    when: float
+    message: str
+    id: str
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def of(self) -> str:
+        """What it is a run of."""
+        return f"deployment {self.flow}/{self.deployment}" if self.deployment else f"flow {self.flow}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a person was told of flow runs, and what waits for the next digest. Moments in seconds since 1970."""
+
+    until: float = 0.0
+    #: Ids of states that have been seen within OVERLAP of `until`, each with its moment.
+    seen: dict[str, float] = field(default_factory=dict)
+    #: When messages were sent within the last hour.
+    sent: list[float] = field(default_factory=list)
+    #: What was not told one by one: how many of each kind, and since when.
+    counted: dict[str, int] = field(default_factory=dict)
+    counted_since: float = 0.0
+
+
+def after(told: Told, now: float) -> float:
+    """From which moment on states are looked at."""
+    return max(min(told.until, now) - OVERLAP, now - LOOK_BACK)
+
+
+def look(postgres: Postgres, wanted: FlowRuns, told: Told, now: float) -> list[Ended]:
+    """The runs that have not been told of. Raises Failure (NO_DATABASE), psycopg.Error."""
+    given = {
+        "after": datetime.fromtimestamp(after(told, now), UTC),
+        "states": [name.lower() for name in wanted.states],
+        "tags": wanted.tags,
+    }
+    with postgres.connect() as connection:
+        rows: list[tuple[Any, ...]] = connection.execute(QUERY, given).fetchall()
+        found = [_ended(*row) for row in rows if row[0] not in told.seen]
+        return [
+            replace(one, lines=_lines(row[0] for row in connection.execute(LOG, [one.id, LINES]).fetchall()))
+            for one in found[:NAMED]
+        ] + found[NAMED:]
+
+
+def _ended(
+    state_id: str, run: str, deployment: str, flow: str, state: str, when: datetime, message: str, run_id: str
+) -> Ended:
+    return Ended(state_id, run, deployment, flow, state, when.timestamp(), message, run_id)
+
+
+def _lines(newest_first: Iterable[str]) -> list[str]:
+    return [" ".join(line.split())[:LINE] for line in newest_first][::-1]
+
+
+def decide(told: Told, found: Sequence[Ended], wanted: FlowRuns, now: float) -> tuple[Told, bool]:
+    """What is known after a look, and whether a message goes out now: about `found`, and about what was counted before.
+
+    Where none does, `found` is counted for a later digest.
+    """
+    seen = {id: when for id, when in told.seen.items() if when > now - LOOK_BACK - OVERLAP}
+    seen |= {one.state_id: one.when for one in found}
+    sent = [moment for moment in told.sent if 0 <= now - moment < HOUR]
+    after_look = replace(told, until=now, seen=seen, sent=sent)
+    if len(sent) < max(wanted.messages_per_hour, 1) and (found or told.counted):
+        return replace(after_look, sent=[*sent, now], counted={}, counted_since=0.0), True
+    if not found:
+        return after_look, False
+    counted = Counter(told.counted)
+    counted.update(f"{one.state} {one.of}" for one in found)
+    return replace(after_look, counted=dict(counted), counted_since=told.counted_since or now), False
+
+
+def text(found: Sequence[Ended], told: Told, host: str, url: str, now: float) -> tuple[str, str]:
+    """Title and body of the message.
+
+    Args:
+        told: as it was before this look.
+        url: of the UI.
+    """
+    number = len(found) + sum(told.counted.values())
+    states = sorted({one.state for one in found} | {kind.split(" ", 1)[0] for kind in told.counted})
+    title = f"{host}: {number} flow run{'s' if number > 1 else ''} {', '.join(states)}"
+    lines: list[str] = []
+    if told.counted:
+        kinds = Counter(told.counted).most_common()
+        lines.append(
+            f"Within the last {duration(now - told.counted_since)}, beside those that you were told of one by one:"
+        )
+        lines += [f"  {count} x {kind}" for kind, count in kinds[:NAMED]]
+        lines += [f"  and {sum(count for _, count in kinds[NAMED:])} more", ""] if kinds[NAMED:] else [""]
+    for one in found[:NAMED]:
+        when = datetime.fromtimestamp(one.when, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        lines += [f"{when}  {one.state}: {one.run} ({one.of})", f"  {url}/runs/flow-run/{one.id}"]
+        lines += [f"  {one.message}"] if one.message else []
+        lines += [f"    {line}" for line in one.lines]
+    if len(found) > NAMED:
+        lines.append(f"and {len(found) - NAMED} more: {url}/runs")
+    return title, "\n".join(lines) + "\n"
+
+
+def as_json(told: Told) -> dict[str, Any]:
+    """For the state file."""
+    return asdict(told)
+
+
+def from_json(value: Mapping[str, Any]) -> Told:
+    """From the state file. Raises TypeError for what another version has written."""
+    return Told(**value)

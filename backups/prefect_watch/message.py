@@ -1,0 +1,68 @@
+"""What a person reads of problems: the fact, since when, and the command to type. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from prefect_backups.progress import duration
+from prefect_doctor.finding import Level
+
+from .alerts import News, Problem, passed
+
+ORDER = (Level.BAD, Level.UNKNOWN, Level.WARNING)
+WORDS = {Level.BAD: "bad", Level.UNKNOWN: "not known", Level.WARNING: "warning"}
+
+
+def title(news: News, host: str) -> str:
+    """The subject of a mail, or the first line of a message on a telephone."""
+    new = _worst_first([*news.began, *news.lasting])
+    if new:
+        first = f"{new[0].check}: {new[0].measured}"
+        # A line of its own, however long what was measured is.
+        short = first if len(first) <= 90 else first[:89] + "…"
+        more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
+        return f"{host}: {WORDS[new[0].level]}: {short}{more}"
+    checks = ", ".join(one.check for one in news.over)
+    return f"{host}: well again: {checks if len(checks) <= 90 else f'{len(news.over)} checks'}"
+
+
+def body(news: News, left: Sequence[Problem], host: str, now: float) -> str:
+    """The message.
+
+    Args:
+        left: what a person was told of earlier, and is still so.
+        host: this one.
+    """
+    lines: list[str] = []
+    for one in _worst_first(news.began):
+        lines += _entry(one, now)
+    if news.lasting:
+        lines.append("Still so, a day later:" if not lines else "Still so, as you were told before:")
+        for one in _worst_first(news.lasting):
+            lines += _entry(one, now)
+    if news.over:
+        lines.append("Well again:")
+        lines += [f"  {one.check} (was {WORDS[one.level]} for {duration(one.well - one.since)})" for one in news.over]
+        lines.append("")
+    if left:
+        lines += ["Not well, as you were told before: " + ", ".join(one.check for one in _worst_first(left)), ""]
+    lines.append(f"All of it, on {host} as root: prefect-doctor --bad")
+    if news.began or news.lasting:
+        lines.append("While you work on it: prefect-watch pause 1h")
+    return "\n".join(lines) + "\n"
+
+
+def _worst_first(problems: Sequence[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda one: ORDER.index(one.level))
+
+
+def _entry(one: Problem, now: float) -> list[str]:
+    since = datetime.fromtimestamp(one.since, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    lines = [
+        f"{WORDS[one.level].upper()}: {one.check}: {one.measured}",
+        f"  since {since} ({duration(max(0.0, min(passed(one.since, now), now)))})",
+    ]
+    lines += [f"  what to do: {one.mend}"] if one.mend else []
+    lines += ["  last words:", *(f"    {line}" for line in one.detail.splitlines())] if one.detail else []
+    return [*lines, ""]

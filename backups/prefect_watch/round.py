@@ -1,0 +1,163 @@
+"""One round of prefect-watch: look, decide, tell, remember; in this order, so that a death in between tells twice rather than never."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+from prefect_backups import lock
+from prefect_backups.errors import Failure
+from prefect_backups.host import Host
+from prefect_backups.progress import Report
+from prefect_backups.settings import Settings
+from prefect_doctor.cli import tried
+from prefect_doctor.finding import Level
+from prefect_doctor.registry import Group, groups
+
+from . import alerts, flow_runs, memory, message, outbox, pause, send
+from .alerts import Looked
+from .memory import Memory
+from .settings import Watch
+
+#: Seconds for the heartbeat's address to answer.
+HEARTBEAT_SECONDS = 10.0
+
+
+def hostname() -> str:
+    """What messages call this host."""
+    return socket.gethostname()
+
+
+def places(state: Path) -> list[Path]:
+    """Where it is remembered what people were told."""
+    return [memory.RUN, state / "watch" / "memory.json"]
+
+
+def why_nobody(settings: Settings, paused: Path, now: float) -> str:
+    """Why nobody is told now; empty where people are."""
+    stack = subprocess.run(
+        ["systemctl", "is-active", "prefect-stack.service"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return pause.reason(pause.read(paused, now), lock.held(Path(settings.state)), stack, now)
+
+
+def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str, Looked]:
+    """What all groups of checks find; of the dear ones, what they found a while ago."""
+    due = {
+        name: group
+        for name, group in all_groups.items()
+        # Half a minute: a timer is never quite on time.
+        if name not in known.looks or alerts.passed(known.looked.get(name, 0.0), now) >= group.seconds - 30
+    }
+    with ThreadPoolExecutor(max(len(due), 1)) as pool:
+        found = dict(zip(due, pool.map(lambda item: tried(item[0], item[1].look), due.items()), strict=True))
+    looks = {name: known.looks[name] for name in all_groups if name not in due}
+    for name, findings in found.items():
+        failed = any(one.check == name and one.level is Level.UNKNOWN for one in findings)
+        looks[name] = Looked(list(findings), failed)
+        known.looked[name] = now
+    known.looks = looks
+    return looks
+
+
+def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
+    """The round; gives the exit code, which is 0 whatever was found."""
+    state = Path(settings.state)
+    known = memory.load(places(state))
+    host = Host.here(settings, Report.silent())
+    if watch.notify_urls:
+        delivered, waiting = outbox.again(state, watch.notify_urls, send.send)
+        if delivered or waiting:
+            print(f"{delivered} earlier messages delivered, {waiting} wait")
+    looks = look(known, groups(settings, host), now)
+    known.problems = alerts.seen(known.problems, looks, now)
+    why = why_nobody(settings, paused, now)
+    errors = [] if why else [_tell_of_problems(known, watch, state, now)]
+    errors.append(_tell_of_flow_runs(known, host, settings, watch, now))
+    known.at = now
+    unwritten = memory.save(known, places(state))
+    _heartbeat(watch, alerts.worst(known.problems), bool(why))
+    for error in filter(None, [*errors, unwritten and f"cannot remember what was told: {unwritten}"]):
+        print(error, file=sys.stderr)
+    return 0
+
+
+def _tell_of_problems(known: Memory, watch: Watch, state: Path, now: float) -> str:
+    news, after = alerts.news(known.problems, now, watch.again_hours)
+    if not news:
+        return ""
+    told = {one.check for one in (*news.began, *news.lasting, *news.over)}
+    left = [one for one in known.problems.values() if one.told and not one.well and one.check not in told]
+    here = hostname()
+    # To the journal, too: logs are shipped, and there may be nobody to tell.
+    for word, problems in (("began", news.began), ("lasts", news.lasting), ("over", news.over)):
+        for one in problems:
+            print(f"{word}: {one.level.name.lower()}: {one.check}: {one.measured}")
+
+    def kept() -> None:
+        known.problems, known.at = after, now
+        memory.save(known, places(state))
+
+    return send.tell(watch, state, message.title(news, here), message.body(news, left, here, now), kept)
+
+
+def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Watch, now: float) -> str:
+    wanted = watch.flow_runs
+    if not watch.notify_urls or not wanted.states:
+        known.told = replace(known.told, until=now)
+        return ""
+    before = known.told
+    try:
+        found: Sequence[flow_runs.Ended] = flow_runs.look(host.postgres, wanted, before, now)
+    except (Failure, psycopg.Error):
+        # That the database is away is told by the checks; the runs are looked at when it is back.
+        return ""
+    after, due = flow_runs.decide(before, found, wanted, now)
+
+    def kept() -> None:
+        known.told, known.at = after, now
+        memory.save(known, places(Path(settings.state)))
+
+    if not due:
+        kept()
+        return ""
+    print(f"{len(found)} flow runs to tell of, and {sum(before.counted.values())} counted before")
+    url = settings.endpoint.url.rstrip("/")
+    return send.tell(watch, Path(settings.state), *flow_runs.text(found, before, hostname(), url, now), kept)
+
+
+def tell_of_own_failure(watch: Watch, state: Path, error: Exception, now: float) -> None:
+    """Tell people, once in a while, that this program itself fails."""
+    mark = memory.RUN.with_name("failed")
+    if mark.exists() and alerts.passed(mark.stat().st_mtime, now) < watch.again_hours * 3600:
+        return
+    mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mark.touch()
+    here = hostname()
+    body = (
+        f"prefect-watch on {here} fails, and watches nothing until that is mended: {type(error).__name__}: {error}\n"
+        "  what to do: journalctl -u prefect-watch -n 50; prefect-doctor\n"
+    )
+    send.tell(watch, state, f"{here}: bad: prefect-watch itself fails", body)
+
+
+def _heartbeat(watch: Watch, worst: Level, paused: bool) -> None:
+    """Called while nothing is bad, and while somebody works on it: silence is what alarms the other side."""
+    if not watch.heartbeat_url or (worst > Level.WARNING and not paused):
+        return
+    import requests
+
+    # The address is secret, and so is what an error says of it. Who misses the call is alarmed by that.
+    try:
+        answer = requests.get(watch.heartbeat_url, timeout=HEARTBEAT_SECONDS)
+    except requests.RequestException as error:
+        print(f"watch_heartbeat_url could not be called: {type(error).__name__}", file=sys.stderr)
+    else:
+        if not answer.ok:
+            print(f"watch_heartbeat_url answers {answer.status_code}", file=sys.stderr)

@@ -1,0 +1,40 @@
+"""Send a message to people, by apprise. The addresses are secret: they are never printed, nor is what a service answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import outbox
+from .settings import Watch
+
+
+def send(urls: Sequence[str], title: str, body: str) -> tuple[list[str], str]:
+    """Send to each address; gives those that failed, and words about them that name them by number and kind only."""
+    # Half of the time that a look takes would be the import of it, and most looks send nothing.
+    import apprise
+
+    # apprise logs addresses when it fails.
+    logging.disable(logging.CRITICAL)
+    failed, words = [], []
+    for number, url in enumerate(urls, 1):
+        target = apprise.Apprise()
+        if not target.add(url) or not target.notify(body=body, title=title, body_format=apprise.NotifyFormat.TEXT):
+            kind = url.split("://", 1)[0] if "://" in url else "not an address"
+            failed.append(url)
+            words.append(f"number {number} ({kind})")
+    return failed, f"of {len(urls)} addresses failed {', '.join(words)}" if failed else ""
+
+
+def tell(watch: Watch, state: Path, title: str, body: str, kept: Callable[[], None] = lambda: None) -> str:
+    """Tell people; gives what went wrong, or nothing. What could not be delivered is kept, and tried again (outbox.py).
+
+    Args:
+        state: directory of the tools' state.
+        kept: called as soon as the message can no longer be lost.
+    """
+    if not watch.notify_urls:
+        kept()
+        return ""
+    return outbox.deliver(state, watch.notify_urls, title, body, send, kept)

@@ -1,0 +1,459 @@
+"""prefect-watch: whom it tells what, and when; pure decisions, and messages that could not be delivered."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect_backups.errors import Code, Failure
+from prefect_backups.meanings import MEANINGS, WHOLE, meaning_of
+from prefect_backups.units import UNITS
+from prefect_doctor import units
+from prefect_doctor.finding import Finding, Level
+from prefect_watch import alerts, flow_runs, memory, message, outbox, pause, send
+from prefect_watch import settings as contract
+from prefect_watch.alerts import CALM, Looked, News, Problem
+from prefect_watch.flow_runs import Ended, Told
+from prefect_watch.memory import Memory
+from prefect_watch.pause import Pause
+from prefect_watch.settings import FlowRuns
+
+OK, WARNING, BAD, UNKNOWN = Level
+ROOT = Path(__file__).resolve().parents[2]
+ROLE = ROOT / "ansible/roles/watch"
+BEGAN = 1_800_000_000.0
+
+
+# --- when a person is told -------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Looked at each minute; gives what a person is told, as (minute, what, checks)."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, Problem] = {}
+        self.minute = 0
+        self.told: list[tuple[int, str, list[str]]] = []
+
+    def look(self, minutes: int = 1, quiet: bool = False, failed: bool = False, **levels: Level) -> None:
+        findings = [Finding(check, level, "measured") for check, level in levels.items()]
+        for _ in range(minutes):
+            now = BEGAN + 60 * self.minute
+            self.problems = alerts.seen(self.problems, {"group": Looked(findings, failed)}, now)
+            if not quiet:
+                news, self.problems = alerts.news(self.problems, now, 24)
+                for what in ("began", "lasting", "over"):
+                    if problems := getattr(news, what):
+                        self.told.append((self.minute, what, [one.check for one in problems]))
+            self.minute += 1
+
+
+def test_what_is_well_is_not_told_or_remembered():
+    server = Server()
+    server.look(100, api=OK)
+    assert (server.told, server.problems) == ([], {})
+
+
+def test_what_becomes_bad_is_told_within_three_minutes_and_so_is_that_it_is_well_again():
+    server = Server()
+    server.look(10, api=BAD)
+    assert server.told == [(2, "began", ["api"])]
+    server.look(10, api=OK)
+    assert server.told[1:] == [(10 + CALM / 60, "over", ["api"])]
+    server.look(200, api=OK)
+    assert len(server.told) == 2 and server.problems == {}
+
+
+@pytest.mark.parametrize("minutes", [1, 2])
+def test_a_restart_is_not_told(minutes):
+    server = Server()
+    for _ in range(5):
+        server.look(minutes, api=BAD)
+        server.look(20, api=OK)
+    assert server.told == []
+
+
+def test_a_warning_is_told_when_it_lasts_and_once():
+    server = Server()
+    server.look(29, disk=WARNING)
+    assert server.told == []
+    server.look(3 * 1440, disk=WARNING)
+    assert server.told == [(30, "began", ["disk"])]
+    # And when it becomes more, at once.
+    server.look(1, disk=BAD)
+    assert server.told[1:] == [(29 + 3 * 1440, "began", ["disk"])]
+
+
+def test_what_stays_bad_is_told_once_a_day():
+    server = Server()
+    server.look(3 * 1440, api=BAD)
+    assert [(minute, what) for minute, what, _ in server.told] == [(2, "began"), (1442, "lasting"), (2882, "lasting")]
+
+
+def test_what_comes_and_goes_is_told_less_and_less():
+    """Four minutes bad, six well, for six hours: well again is said later and later, and soon no more."""
+    server = Server()
+    for _ in range(36):
+        server.look(4, api=BAD)
+        server.look(6, api=OK)
+    assert [what for _, what, _ in server.told] == ["began", "over", "began"]
+    # Bad every two minutes is one problem from the first on.
+    server = Server()
+    server.look(5, api=BAD)
+    for _ in range(60):
+        server.look(2, api=OK)
+        server.look(2, api=BAD)
+    assert [what for _, what, _ in server.told] == ["began"]
+
+
+def test_a_look_that_failed_says_nothing_of_its_checks():
+    server = Server()
+    server.look(5, rows=BAD)
+    server.look(30, failed=True, group=UNKNOWN)
+    assert [(what, checks) for _, what, checks in server.told] == [("began", ["rows"]), ("began", ["group"])]
+    server.look(10, rows=OK)
+    assert server.told[-1][1:] == ("over", ["rows", "group"])
+
+
+def test_what_is_no_longer_looked_at_is_well():
+    """A worker that was taken out of the inventory."""
+    server = Server()
+    server.look(5, worker=BAD)
+    server.look(10, other=OK)
+    assert server.told[-1][1:] == ("over", ["worker"])
+
+
+def test_what_is_in_between_stays_as_it_was():
+    given = Finding("unit", OK, "is at work", pending=True)
+    told = replace(Problem("group", "unit", BAD, "failed", since=BEGAN, looks=9), told=BEGAN)
+    assert alerts.seen({"unit": told}, {"group": Looked([given])}, BEGAN + 9999) == {"unit": told}
+    assert alerts.seen({}, {"group": Looked([given])}, BEGAN) == {}
+
+
+def test_what_is_still_bad_after_a_pause_is_told_then():
+    server = Server()
+    server.look(60, quiet=True, api=BAD)
+    server.look(1, api=BAD)
+    assert server.told == [(60, "began", ["api"])]
+    # And what began and ended in it, never.
+    server = Server()
+    server.look(60, quiet=True, api=BAD)
+    server.look(30, api=OK)
+    assert server.told == []
+
+
+def test_a_clock_that_was_set_back_silences_nobody():
+    problem = Problem("group", "api", BAD, "x", since=BEGAN + 10**6, looks=5)
+    news, _ = alerts.news({"api": problem}, BEGAN, 24)
+    assert news.began == [problem]
+
+
+def test_the_worst_of_what_is_not_well():
+    problems = {
+        str(level): replace(Problem("g", str(level), level, ""), well=well)
+        for level, well in ((WARNING, 0.0), (BAD, BEGAN), (UNKNOWN, 0.0))
+    }
+    assert alerts.worst(problems) is UNKNOWN
+    assert alerts.worst({}) is OK
+
+
+# --- what a person reads ---------------------------------------------------------------------------------------------
+
+
+def test_a_message_has_the_fact_since_when_and_what_to_do():
+    api = Problem("way in", "API", BAD, "no answer", "docker logs prefect-server", since=BEGAN, looks=3)
+    disk = Problem("machine", "disk /", WARNING, "86% used", "du -xhd2 /", since=BEGAN - 3600, looks=60)
+    unit = Problem("units", "prefect-backup.service", BAD, "failed: x", "df -h", "ERROR: y\nHINT: z", since=BEGAN)
+    news = News([disk, api, unit])
+    assert message.title(news, "vps") == "vps: bad: API: no answer (and 2 more)"
+    assert message.body(news, [], "vps", BEGAN + 120) == (
+        "BAD: API: no answer\n  since 2027-01-15 08:00 UTC (2 minutes)\n  what to do: docker logs prefect-server\n\n"
+        "BAD: prefect-backup.service: failed: x\n  since 2027-01-15 08:00 UTC (2 minutes)\n  what to do: df -h\n"
+        "  last words:\n    ERROR: y\n    HINT: z\n\n"
+        "WARNING: disk /: 86% used\n  since 2027-01-15 07:00 UTC (62 minutes)\n  what to do: du -xhd2 /\n\n"
+        "All of it, on vps as root: prefect-doctor --bad\nWhile you work on it: prefect-watch pause 1h\n"
+    )
+
+
+def test_a_message_that_all_is_well_again():
+    api = Problem("way in", "API", BAD, "no answer", since=BEGAN, well=BEGAN + 600, told=BEGAN + 120)
+    disk = Problem("machine", "disk /", WARNING, "86% used", since=BEGAN)
+    news = News(over=[api])
+    assert message.title(news, "vps") == "vps: well again: API"
+    assert message.body(news, [disk], "vps", BEGAN + 900) == (
+        "Well again:\n  API (was bad for 10 minutes)\n\nNot well, as you were told before: disk /\n\n"
+        "All of it, on vps as root: prefect-doctor --bad\n"
+    )
+
+
+def test_a_title_is_one_short_line():
+    api = Problem("way in", "API", BAD, "no answer " * 30, since=BEGAN)
+    assert len(message.title(News([api]), "vps")) < 120
+    many = [replace(api, check=f"a check of a long name {number}") for number in range(20)]
+    assert message.title(News(over=many), "vps") == "vps: well again: 20 checks"
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_each_exit_code_has_words_for_a_person(code):
+    """In every unit that is told of, what is true of earlier backups among them; and a row in docs/restore.md."""
+    meaning = MEANINGS[code]
+    for unit in UNITS:
+        shown = {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": str(code.value), "lines": "last"}
+        found = units.ended(unit, shown, 0.0)
+        assert found.measured == f"failed: {meaning.what} (result exit-code, exit code {code.value}). {meaning.earlier}"
+        assert found.mend.startswith(meaning.do)
+    doubtful = {Code.WRONG_KEY, Code.NO_REPOSITORY, Code.DAMAGED, Code.MISMATCH}
+    assert (meaning.earlier != WHOLE) is (code in doubtful)
+    rows = re.findall(r"^\| ([0-9, ]+) \|", (ROOT / "docs/restore.md").read_text(), re.MULTILINE)
+    assert str(code.value) in {number.strip() for row in rows for number in row.split(",")}
+
+
+def test_other_ends_have_words_too():
+    for status in ("0", "1", "2", "9", "255", "130", "?", ""):
+        assert meaning_of("u.service", {"Result": "exit-code", "ExecMainStatus": status}).do
+    killed = meaning_of("u.service", {"Result": "signal", "ExecMainStatus": "9"})
+    assert killed.what == "it was ended (signal)" and killed.do.endswith("systemctl start u.service")
+    assert meaning_of("u.service", {"Result": "exit-code", "ExecMainStatus": "1"}).earlier == (
+        "Earlier backups were not touched."
+    )
+
+
+# --- flow runs -------------------------------------------------------------------------------------------------------
+
+
+def ended(number: int, state: str = "Crashed", deployment: str = "nightly") -> Ended:
+    return Ended(
+        f"s{number}", f"run-{number}", deployment, "load", state, BEGAN + number, "killed", f"id-{number}", ["a", "b"]
+    )
+
+
+def test_flow_runs_are_told_in_one_message_and_the_rest_is_counted():
+    title, body = flow_runs.text([ended(number) for number in range(22)], Told(), "vps", "https://p.example.org", BEGAN)
+    assert title == "vps: 22 flow runs Crashed"
+    assert body.startswith(
+        "2027-01-15 08:00:00 UTC  Crashed: run-0 (deployment load/nightly)\n  https://p.example.org/runs/flow-run/id-0\n"
+        "  killed\n    a\n    b\n"
+    )
+    assert "run-20" not in body and body.endswith("and 2 more: https://p.example.org/runs\n")
+    title, body = flow_runs.text([ended(1, "Failed", "")], Told(), "vps", "https://p.example.org", BEGAN)
+    assert title == "vps: 1 flow run Failed" and "(flow load)" in body
+
+
+def test_flow_runs_are_told_so_often_an_hour_and_then_in_a_digest():
+    wanted, told, sent = FlowRuns(messages_per_hour=2), Told(), []
+    for minute in range(120):
+        now = BEGAN + 60 * minute
+        found = [ended(minute)] if minute < 30 else []
+        before = told
+        told, due = flow_runs.decide(told, found, wanted, now)
+        if due:
+            sent.append((minute, flow_runs.text(found, before, "vps", "https://p", now)))
+    assert [minute for minute, _ in sent] == [0, 1, 60]
+    title, body = sent[2][1]
+    assert title == "vps: 28 flow runs Crashed"
+    assert "28 x Crashed deployment load/nightly" in body and "Within the last 58 minutes" in body
+    assert told.counted == {}
+
+
+def test_flow_runs_are_looked_at_since_the_last_time_and_told_once():
+    told, due = flow_runs.decide(Told(), [ended(1)], FlowRuns(), BEGAN + 60)
+    assert due and "s1" in told.seen
+    # A state may bear an earlier moment than that of the look which missed it.
+    assert flow_runs.after(told, BEGAN + 120) == BEGAN + 60 - flow_runs.OVERLAP
+    # A host that was off for a week does not tell of a week; a clock that was set back loses nothing.
+    assert flow_runs.after(told, BEGAN + 7 * 86400) == BEGAN + 7 * 86400 - flow_runs.LOOK_BACK
+    assert flow_runs.after(told, BEGAN - 600) == BEGAN - 600 - flow_runs.OVERLAP
+    later, _ = flow_runs.decide(told, [], FlowRuns(), BEGAN + 86400)
+    assert later.seen == {}
+
+
+# --- pauses ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pause(tmp_path):
+    path = tmp_path / "watch" / "paused.json"
+    assert pause.read(path, BEGAN) is None
+    pause.begin(path, BEGAN + 3600, "a new disk")
+    assert pause.read(path, BEGAN) == Pause(BEGAN + 3600, "a new disk")
+    assert pause.read(path, BEGAN + 3601) is None
+    # A clock that was set back by a year makes no pause of a year.
+    assert pause.read(path, BEGAN - 365 * 86400) is None
+    pause.end(path)
+    pause.end(path)
+    assert pause.read(path, BEGAN) is None
+    path.write_text("{")
+    assert pause.read(path, BEGAN) is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("45s", 45), ("30m", 1800), ("2h", 7200), ("7d", 604800)])
+def test_how_long_a_pause_is(text, seconds):
+    assert pause.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2 h", "8d", "0h", "-1h", "forever"])
+def test_a_pause_that_is_none(text):
+    with pytest.raises(Failure) as caught:
+        pause.seconds_of(text)
+    assert caught.value.fact == f"a pause of {text!r} is not possible"
+
+
+@pytest.mark.parametrize(
+    ("given", "stack", "held", "why"),
+    [
+        (None, "active", None, ""),
+        (Pause(BEGAN + 9, "a new disk"), "active", None, "paused (a new disk)"),
+        (Pause(BEGAN + 9), "failed", None, "paused"),
+        (None, "activating", None, "prefect-stack is activating"),
+        (None, "failed", None, ""),
+        (None, "active", ("a backup", BEGAN), ""),
+        (None, "active", ("a rehearsal of an upgrade", BEGAN), ""),
+        (None, "active", ("a restore", BEGAN - 60), "a restore is at work"),
+        (None, "active", ("an upgrade of Postgres", BEGAN - 60), "an upgrade of Postgres is at work"),
+        # One that hangs is told of.
+        (None, "active", ("a restore", BEGAN - 5 * 3600), ""),
+    ],
+)
+def test_why_nobody_is_told(given, stack, held, why):
+    assert pause.reason(given, held, stack, BEGAN) == why
+
+
+def test_what_takes_the_server_away_calls_itself_so():
+    """What holds the tools' lock says what it does in the source, and nothing else holds the two together."""
+    source = "".join(path.read_text() for path in (ROOT / "backups").rglob("*.py"))
+    for what in pause.AWAY:
+        assert re.search(rf'only_one\([^\n]*"{what}"|(WHAT|RESUMPTION) = "{what}', source), what
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_remembered_comes_back_and_the_newest_counts(tmp_path):
+    known = Memory(
+        BEGAN,
+        {"api": Problem("way in", "api", BAD, "x", since=BEGAN, told=BEGAN, told_level=BAD)},
+        Told(BEGAN, {"s": BEGAN}, [BEGAN], {"Crashed flow a": 2}, BEGAN),
+        {"backups": Looked([Finding("backups", WARNING, "y")], failed=True)},
+        {"backups": BEGAN},
+    )
+    run, disk = tmp_path / "run" / "memory.json", tmp_path / "disk" / "memory.json"
+    assert memory.save(known, [run, disk]) == ""
+    assert memory.load([run, disk]) == known
+    assert memory.save(replace(known, at=BEGAN + 60), [disk]) == ""
+    assert memory.load([run, disk]).at == BEGAN + 60
+    # A full disk, or a torn file, is survived by the other place.
+    disk.write_text('{"at": 9e99, ')
+    assert memory.load([run, disk]) == known
+
+
+def test_what_another_version_has_written_is_forgotten(tmp_path):
+    path = tmp_path / "memory.json"
+    for text in ("[]", "{}", '{"at": 1, "problems": {"a": {"new": 1}}, "told": {}, "looks": {}, "looked": {}}'):
+        path.write_text(text)
+        assert memory.load([path]) == Memory()
+
+
+def test_that_nothing_can_be_remembered_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    said = memory.save(Memory(), [tmp_path / "file" / "memory.json"])
+    assert said.endswith("Not a directory") or said.endswith("File exists")
+    assert memory.save(Memory(), [tmp_path / "file" / "x.json", tmp_path / "y.json"]) == ""
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_the_role_writes_what_the_program_reads():
+    written: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__watch_settings"]
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    assert set(written) == {field.name for field in fields(contract.Watch)}
+    assert set(written["flow_runs"]) == {field.name for field in fields(FlowRuns)}
+    assert FlowRuns().states == defaults["watch_flow_run_states"]
+    assert FlowRuns().messages_per_hour == defaults["watch_flow_run_messages_per_hour"]
+    assert contract.Watch().again_hours == defaults["watch_again_hours"]
+
+
+def test_settings_that_are_wrong_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract, "FILE", tmp_path / "settings.json")
+    with pytest.raises(Failure, match="cannot be read"):
+        contract.load()
+    (tmp_path / "settings.json").write_text(json.dumps({"flow_runs": {"states": "Failed"}}))
+    with pytest.raises(Failure) as caught:
+        contract.load()
+    assert caught.value.fact.endswith('settings.json: flow_runs.states is "Failed", but must be a list')
+    assert caught.value.hint.endswith("site.yml --tags watch")
+
+
+def test_a_message_that_fails_names_no_address():
+    urls = ["json://user:hush@127.0.0.1:9/x", "nonsense"]
+    assert send.send(urls, "t", "b") == (urls, "of 2 addresses failed number 1 (json), number 2 (not an address)")
+
+
+# --- messages that could not be delivered ----------------------------------------------------------------------------
+
+
+class People:
+    """Some of whom can be reached."""
+
+    def __init__(self, *away: str) -> None:
+        self.away, self.told = list(away), []
+
+    def __call__(self, urls, title, body):
+        self.told += [(url, title) for url in urls if url not in self.away]
+        failed = [url for url in urls if url in self.away]
+        return failed, f"{len(failed)} failed" if failed else ""
+
+
+def test_a_message_that_was_delivered_is_not_kept(tmp_path):
+    people = People()
+    assert outbox.deliver(tmp_path, ["a", "b"], "t", "x", people) == ""
+    assert people.told == [("a", "t"), ("b", "t")]
+    assert outbox.waiting(tmp_path) == []
+
+
+def test_a_message_that_was_not_delivered_waits_and_is_told_once_to_each(tmp_path, monkeypatch):
+    people = People("b")
+    kept = []
+    said = outbox.deliver(tmp_path, ["a", "b"], "t", "x", people, kept=lambda: kept.append(outbox.waiting(tmp_path)))
+    assert said == "1 failed"
+    # It was there before anything was tried, so a death in between loses nothing.
+    assert [message.tries for _, message in kept[0]] == [0]
+    ((path, message),) = outbox.waiting(tmp_path)
+    assert (message.title, message.tries, message.error) == ("t", 1, "1 failed")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not {"a", "b"} & set(message.told)
+    # Not every minute, for days.
+    assert outbox.again(tmp_path, ["a", "b"], people) == (0, 1)
+    now = message.tried
+    monkeypatch.setattr(outbox.time, "time", lambda: now + outbox.FIRST + 1)
+    assert outbox.again(tmp_path, ["a", "b"], people) == (0, 1)
+    people.away = []
+    monkeypatch.setattr(outbox.time, "time", lambda: now + 3 * outbox.LAST)
+    assert outbox.again(tmp_path, ["a", "b"], people) == (1, 0)
+    assert people.told == [("a", "t"), ("b", "t")]
+
+
+def test_a_notice_of_days_ago_is_still_delivered_and_one_of_last_month_is_not(tmp_path, monkeypatch):
+    people = People("a")
+    outbox.deliver(tmp_path, ["a"], "t", "x", people)
+    people.away = []
+    now = outbox.time.time()
+    monkeypatch.setattr(outbox.time, "time", lambda: now + 3 * 86400)
+    assert outbox.again(tmp_path, ["a"], people) == (1, 0)
+    people.away = ["a"]
+    outbox.deliver(tmp_path, ["a"], "t", "x", people)
+    monkeypatch.setattr(outbox.time, "time", lambda: now + 40 * 86400)
+    assert outbox.again(tmp_path, ["a"], people) == (0, 0)
+
+
+def test_what_a_person_has_put_beside_the_messages_stays(tmp_path):
+    (tmp_path / "outbox").mkdir()
+    for name in ("note.txt", "mine.json"):
+        (tmp_path / "outbox" / name).write_text("mine")
+    outbox.deliver(tmp_path, ["a"], "t", "x", People())
+    assert outbox.again(tmp_path, ["a"], People()) == (0, 0)
+    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["mine.json", "note.txt"]
