@@ -472,9 +472,12 @@ def test_the_list_of_a_first_installation():
         "offsite": [],
         "pools": ["general"],
         "workers": ["general-1"],
+        "people": 0,
         "flows": "/home/ada/flows",
     }
-    assert host.prefect_first_run(["host", "stack", "backups", "workers", "flows", "checks"], "prefect-1", plan) == [
+    assert host.prefect_first_run(
+        ["host", "stack", "backups", "workers", "flows", "watch", "checks"], "prefect-1", plan
+    ) == [
         "No installation has reached its end on prefect-1 yet, and a check (--check) compares with what is installed. The "
         "preflight has found nothing in the way. Without --check, site.yml would:",
         "- host: take passwords out of sshd, let in the user ops by key, close all TCP ports but 22, 80, 443, 8443, set the "
@@ -483,6 +486,7 @@ def test_the_list_of_a_first_installation():
         "- backups: install restic and the tools, and back up hourly, with no copy off-site (backups_offsite)",
         "- workers: make the work pools general, and start the workers general-1",
         "- flows: place a release of the flows in /home/ada/flows, and deploy it",
+        "- watch: look at the server each minute, and tell nobody (watch_notify_urls)",
         "- checks: run a smoke flow, and make the first backup",
         "Nothing has been changed.",
     ]
