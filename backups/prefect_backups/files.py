@@ -10,11 +10,16 @@ def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
     """Write to a temporary name, fsync, rename: after a power cut the file is the old one or the new one."""
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        # Of a disk that is full not a byte may stay.
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

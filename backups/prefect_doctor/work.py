@@ -49,6 +49,12 @@ AT_WORK = """
 SELECT (SELECT count(*) FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING', 'CANCELLING'))
      + (SELECT count(*) FROM task_run WHERE state_type IN ('RUNNING', 'PENDING', 'CANCELLING'))
 """
+# Of the states in which a run has ended; Prefect has an index for it.
+ENDED = """
+SELECT state_type::text, count(*) FROM flow_run
+WHERE end_time > now() - make_interval(hours => 1) AND state_type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED')
+GROUP BY 1 ORDER BY 1
+"""
 DETECTION = """SELECT count(*) FILTER (WHERE enabled), count(*) FROM automation WHERE name = 'Crash detection'"""
 
 
@@ -70,6 +76,8 @@ class Work:
     at_work: int = 0
     #: Automations "Crash detection": enabled, and all.
     detection: tuple[int, int] = (0, 0)
+    #: Flow runs that ended within the last hour, by the type of their state: for the history.
+    ended: list[tuple[str, int]] = field(default_factory=list)
 
 
 def look(host: Host) -> Work:
@@ -89,6 +97,7 @@ def look(host: Host) -> Work:
             rows(SLOTS),
             rows(AT_WORK)[0][0],
             rows(DETECTION)[0],
+            rows(ENDED),
         )
 
 
