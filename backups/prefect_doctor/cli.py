@@ -17,6 +17,7 @@ from prefect_backups.progress import Report
 from rich.console import Console
 from rich.table import Table
 
+from . import history
 from .finding import Finding, Level, worst, worst_first
 from .registry import groups
 
@@ -32,7 +33,15 @@ def parser() -> argparse.ArgumentParser:
         description="Look at everything on this Prefect server, and say what is wrong and what mends it. Changes nothing.",
         epilog="Exit code: 0 all is well, 1 a warning, 2 something is bad, 3 something could not be looked at.",
     )
-    made.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
+    instead = made.add_mutually_exclusive_group()
+    instead.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
+    instead.add_argument(
+        "--history",
+        nargs="?",
+        const="",
+        metavar="FILE.html",
+        help="instead: disk, memory, CPU, database and flow runs of the last 7 days, here or as a page (-: on stdout)",
+    )
     made.add_argument("--bad", action="store_true", help="only what is not well")
     return made
 
@@ -88,6 +97,9 @@ def main() -> int:
                 "run prefect-doctor on the host that it names",
             )
         loaded = settings.load()
+        if options.history is not None:
+            history.show(loaded, options.history)
+            return Level.OK
     except Failure as failure:
         report.say(str(failure), style="bold red")
         return Level.UNKNOWN

@@ -21,13 +21,15 @@ from .samples import Sample
 DAY = 86400.0
 #: Days until a disk is full.
 FULL_WARNING, FULL_BAD = 14.0, 3.0
-#: Days that the samples must be apart, since each day has an up and down of its own, and hours in which there are some.
+#: Days that the first and the newest sample must be apart, since each day has an up and down of its own, and hours in which there are some.
 APART, HOURS = 2.0, 24
 #: The most blocks that a series is divided into, each of an hour or more.
 BLOCKS = 64
 #: The share of all pairs of blocks of which the later must be the larger. A single step gives 0.75 at most.
 RISING = 0.8
-#: Fewer days than this are worth a number.
+#: One of so many samples is enough: this is asked each minute.
+EACH = 4
+#: Days from which on their number says nothing.
 FAR = 365.0
 
 
@@ -83,8 +85,8 @@ def _words(growth: float) -> str:
 
 def _unknown(points: Sequence[tuple[float, float]]) -> str:
     """That it is too early to say."""
-    there = duration(points[-1][0] - points[0][0]) if len(points) > 1 else "no time"
-    return f"not known yet: samples of {there}, {APART:.0f} days are needed"
+    there = f"are {duration(points[-1][0] - points[0][0])}" if len(points) > 1 else "is one" if points else "are none"
+    return f"not known yet: {APART:.0f} days of samples are needed, there {there}"
 
 
 def disk(path: str, points: Sequence[tuple[float, float]], free: float) -> Finding:
@@ -101,7 +103,9 @@ def disk(path: str, points: Sequence[tuple[float, float]], free: float) -> Findi
     days = days_until(free, growth)
     level = Level.BAD if days < FULL_BAD else Level.WARNING if days < FULL_WARNING else Level.OK
     when = f", full in {duration(days * DAY) if days < FAR else 'more than a year'}" if days < math.inf else ""
-    mend = f"du -xhd2 {path} | sort -h | tail; docker system prune; prefect-backup prune; a larger disk" if level else ""
+    mend = (
+        f"du -xhd2 {path} | sort -h | tail; docker system prune; prefect-backup prune; a larger disk" if level else ""
+    )
     return Finding(name, level, f"{_words(growth)}{when}; {size(free)} free", limit, mend)
 
 
@@ -142,4 +146,4 @@ def check(settings: Settings, now: float) -> Sequence[Finding]:
     Args:
         now: seconds since 1970.
     """
-    return findings(samples.read(settings, now))
+    return findings(samples.read(settings, now, EACH))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from prefect_backups import units as kit_units
 from prefect_backups.host import Host
 from prefect_backups.settings import Settings
 
-from . import containers, copies, database, machine, messages, units, way_in, work
+from . import containers, copies, database, growth, machine, messages, units, way_in, work
 from .finding import Finding
 
 
@@ -33,5 +34,7 @@ def groups(loaded: Settings, host: Host) -> dict[str, Group]:
         # Opens the repository, which derives a key: half a second of a core.
         "backups": Group(lambda: copies.check(loaded), 900.0),
         "machine": Group(lambda: machine.findings(machine.look(loaded))),
+        # From samples, of which there is one every 5 minutes.
+        "growth": Group(lambda: growth.check(loaded, time.time()), 900.0),
         "messages": Group(lambda: messages.check(loaded)),
     }

@@ -29,8 +29,11 @@ EVERY, EARLY = 300.0, 30.0
 DAYS = 7
 #: Samples that are kept, and how many more there may be before the file is written anew.
 KEPT, MORE = int(DAYS * 86400 / EVERY), 288
-#: Bytes that the file never exceeds; a line has some 220.
-MOST_BYTES = 800_000
+#: Bytes that the file never exceeds, and that it has at most when it was written anew: for a line of 350 bytes, as it is
+#: with four file systems, that are 7 days; with one it has some 220.
+MOST_BYTES, KEPT_BYTES = 800_000, 720_000
+#: Sizes are written in MB.
+MB = 1_000_000
 
 T = TypeVar("T")
 
@@ -77,9 +80,9 @@ def line_of(sample: Sample) -> bytes:
     late, ticks = sample.late, sample.ticks
     values = {
         "at": round(sample.at),
-        "disk": {path: list(pair) for path, pair in sample.disks.items()},
-        "memory": sample.memory,
-        "swap": sample.swap,
+        "disk": {path: _megabytes(pair) for path, pair in sample.disks.items()},
+        "memory": sample.memory and _megabytes(sample.memory),
+        "swap": sample.swap and _megabytes(sample.swap),
         "waited": [_rounded(sample.waited_memory), _rounded(sample.waited_io)],
         "cpu": _rounded(sample.cpu),
         "ticks": ticks,
@@ -89,6 +92,10 @@ def line_of(sample: Sample) -> bytes:
         "work": sample.at_work,
     }
     return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _megabytes(pair: tuple[int, int]) -> list[int]:
+    return [round(size / MB) for size in pair]
 
 
 def _rounded(share: float | None) -> float | None:
@@ -110,8 +117,13 @@ def _number(value: Any) -> float:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    used, total = value
-    return _count(used), _count(total)
+    first, second = value
+    return _count(first), _count(second)
+
+
+def _bytes(value: Any) -> tuple[int, int]:
+    used, total = _pair(value)
+    return used * MB, total * MB
 
 
 def _or_none(convert: Callable[[Any], T], value: Any) -> T | None:
@@ -125,9 +137,9 @@ def sample_of(line: bytes) -> Sample | None:
         memory, io = found["waited"]
         return Sample(
             at=_number(found["at"]),
-            disks={str(path): _pair(pair) for path, pair in found["disk"].items()},
-            memory=_or_none(_pair, found["memory"]),
-            swap=_or_none(_pair, found["swap"]),
+            disks={str(path): _bytes(pair) for path, pair in found["disk"].items()},
+            memory=_or_none(_bytes, found["memory"]),
+            swap=_or_none(_bytes, found["swap"]),
             waited_memory=_or_none(_number, memory),
             waited_io=_or_none(_number, io),
             cpu=_or_none(_number, found["cpu"]),
@@ -161,7 +173,7 @@ def trimmed(lines: Sequence[bytes], line: bytes) -> list[bytes] | None:
     size = sum(map(len, lines)) + len(lines) + len(line) + 1
     if len(lines) < KEPT + MORE and size <= MOST_BYTES:
         return None
-    kept, room = [line], MOST_BYTES * 3 // 4
+    kept, room = [line], KEPT_BYTES - len(line) - 1
     for old in reversed(lines):
         room -= len(old) + 1
         if len(kept) >= KEPT or room < 0:
@@ -283,13 +295,12 @@ def record(
     return True
 
 
-def read(settings: Settings, now: float, days: float = DAYS) -> list[Sample]:
+def read(settings: Settings, now: float, each: int = 1) -> list[Sample]:
     """The samples of the last days, oldest first. Those from a clock that ran ahead are left out.
 
     Args:
         now: seconds since 1970.
+        each: one of so many is enough, and the newest.
     """
-    found = (sample_of(line) for line in lines_of(file_of(settings)))
-    return sorted(
-        (one for one in found if one and now - days * 86400 <= one.at <= now + EVERY), key=lambda sample: sample.at
-    )
+    found = (sample_of(line) for line in lines_of(file_of(settings))[::-each])
+    return sorted((one for one in found if one and now - DAYS * 86400 <= one.at <= now + EVERY), key=lambda one: one.at)

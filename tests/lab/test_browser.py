@@ -1,6 +1,6 @@
 """The UI in a real browser (Debian's Chromium, headless): one login, a run and its logs as they come, nothing foreign.
 
-PREFECT_UPDATE_SCREENSHOT=1 writes README's picture, docs/ui.png.
+PREFECT_UPDATE_SCREENSHOT=1 writes the pictures of README and docs, docs/ui.png and docs/history.png.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
+from prefect_doctor import history, history_page
+from prefect_doctor.charts import charts, span
 
 from tests.lab.vps.shell import apt_install
+from tests.unit.week import NOW, a_week
 
 USER = "admin"
 SCREENSHOT = Path(__file__).resolve().parents[2] / "docs" / "ui.png"
+HISTORY = SCREENSHOT.with_name("history.png")
 # Debian's Chromium starts as root, without a GPU, and asks nobody for updates.
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -244,3 +248,25 @@ def test_without_a_password_a_browser_sees_nothing(browser: Browser, endpoint) -
             answer = page.request.get(endpoint.url + path)
             assert answer.status == 401
             assert answer.text() == "A user name and a password are needed.\n"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
+def test_the_page_of_the_history_is_readable_and_asks_nobody(browser: Browser, tmp_path: Path, scheme, width) -> None:
+    """Of a week that is made up: a new VPS has none. That prefect-doctor writes such a page is tried in test_doctor.py."""
+    found, target = a_week(), tmp_path / "history.html"
+    shown = span(found, NOW)
+    words = history.summary(found, shown)
+    target.write_text(history_page.page("prefect.example.com: the last 7 days", words, charts(found), shown))
+    with browser.new_context(viewport={"width": width, "height": 780}, color_scheme=scheme) as context:
+        visit = Visit(context.new_page(), "", "")
+        visit.page.goto(target.as_uri())
+        assert (visit.complaints, visit.foreign) == ([], {})
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+        colours = """[getComputedStyle(document.body).backgroundColor,
+            ...[...document.querySelectorAll('path')].map(one => getComputedStyle(one).stroke)]"""
+        paper, *lines = visit.page.evaluate(colours)
+        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
+        assert len(lines) == sum(len(chart.lines) for chart in charts(found))
+        assert not {"none", paper} & set(lines)
+        if scheme == "light" and os.environ.get("PREFECT_UPDATE_SCREENSHOT") == "1":
+            visit.page.screenshot(path=HISTORY)

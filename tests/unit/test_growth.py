@@ -18,7 +18,9 @@ GB = 1e9
 STEP = 1800.0
 
 
-def series(days: float, value: Callable[[float], float], without: tuple[float, float] = (0, 0)) -> list[tuple[float, float]]:
+def series(
+    days: float, value: Callable[[float], float], without: tuple[float, float] = (0, 0)
+) -> list[tuple[float, float]]:
     """Points of `value`, which is a function of the day; none between two days of `without`."""
     times = [index * STEP / DAY for index in range(int(days * DAY / STEP))]
     return [(1e9 + day * DAY, value(day)) for day in times if not without[0] < day < without[1]]
@@ -122,4 +124,4 @@ def test_what_the_newest_sample_has_is_told():
     assert (database.check, database.level) == ("database growth", OK)
     assert database.measured.startswith("grows by 100 MB a day, is ")
     (_, early) = growth.findings(made[:20])
-    assert early.measured == "not known yet: samples of 9 hours, 2 days are needed"
+    assert early.measured == "not known yet: 2 days of samples are needed, there are 9 hours"
