@@ -27,6 +27,8 @@ APART, HOURS = 2.0, 24
 BLOCKS = 64
 #: The share of all pairs of blocks of which the later must be the larger. A single step gives 0.75 at most.
 RISING = 0.8
+#: Seconds of which the middle value is what is used now.
+LATELY = 3 * 3600.0
 #: One of so many samples is enough: this is asked each minute.
 EACH = 4
 #: Days from which on their number says nothing.
@@ -129,11 +131,16 @@ def findings(found: Sequence[Sample]) -> Sequence[Finding]:
     if not found:
         return [Finding("growth", Level.OK, "not known yet: there are no samples, see prefect-doctor --history")]
     made = []
-    for path, (used, total) in found[-1].disks.items():
+    for path, (_, total) in found[-1].disks.items():
         # A disk that was made larger counts from then on: what is used does not change by it.
         points = [(one.at, float(one.disks[path][0])) for one in found if path in one.disks]
-        made.append(disk(path, points, total - used))
+        made.append(disk(path, points, total - _lately(points)))
     return [*made, database(_sizes(found))]
+
+
+def _lately(points: Sequence[tuple[float, float]]) -> float:
+    """What a series is in these hours: of a backup that comes and goes it must not depend whether somebody is told."""
+    return median(value for at, value in points if at > points[-1][0] - LATELY)
 
 
 def _sizes(found: Iterable[Sample]) -> list[tuple[float, float]]:

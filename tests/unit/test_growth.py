@@ -19,10 +19,10 @@ STEP = 1800.0
 
 
 def series(
-    days: float, value: Callable[[float], float], without: tuple[float, float] = (0, 0)
+    days: float, value: Callable[[float], float], without: tuple[float, float] = (0, 0), step: float = STEP
 ) -> list[tuple[float, float]]:
     """Points of `value`, which is a function of the day; none between two days of `without`."""
-    times = [index * STEP / DAY for index in range(int(days * DAY / STEP))]
+    times = [index * step / DAY for index in range(int(days * DAY / step))]
     return [(1e9 + day * DAY, value(day)) for day in times if not without[0] < day < without[1]]
 
 
@@ -110,6 +110,17 @@ def test_a_disk_that_will_be_full(free, grows, level, words):
     found = of(free, grows)
     assert (found.check, found.level, found.measured) == ("disk / growth", level, words)
     assert bool(found.mend) is (level is not OK)
+
+
+def test_a_dump_that_comes_and_goes_does_not_change_who_is_told():
+    def at(hour: int) -> Finding:
+        times = series(
+            4 + hour / 24, lambda day: 5 * GB + 1 * GB * day + (2 * GB if day * 24 % 1 < 0.2 else 0), step=600
+        )
+        return growth.findings([Sample(at, {"/": (int(used), int(25 * GB))}) for at, used in times])[0]
+
+    assert [at(hour).level for hour in range(0, 12)] == [OK] * 12
+    assert {at(hour).level for hour in range(60, 72)} == {WARNING}
 
 
 def test_what_the_newest_sample_has_is_told():
