@@ -23,17 +23,44 @@ class Group:
     seconds: float = 60.0
 
 
-def groups(loaded: Settings, host: Host) -> dict[str, Group]:
-    """By name; each is tried by itself, so that what is down hides nothing else."""
+@dataclass
+class Seen:
+    """What checks have found, for who wants its figures; None for what could not be looked at, or was not."""
+
+    work: work.Work | None = None
+    database: database.Database | None = None
+    machine: machine.Machine | None = None
+
+
+def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, Group]:
+    """By name; each is tried by itself, so that what is down hides nothing else.
+
+    Args:
+        seen: is filled by those that are looked at.
+    """
+    kept = seen or Seen()
+
+    def of_work() -> Sequence[Finding]:
+        kept.work = work.look(host)
+        return work.findings(kept.work)
+
+    def of_database() -> Sequence[Finding]:
+        kept.database = database.look(host)
+        return database.findings(kept.database)
+
+    def of_machine() -> Sequence[Finding]:
+        kept.machine = machine.look(loaded)
+        return machine.findings(kept.machine)
+
     return {
         "containers": Group(lambda: containers.check(loaded)),
         "way in": Group(lambda: way_in.check(loaded)),
-        "work": Group(lambda: work.findings(work.look(host))),
-        "database": Group(lambda: database.findings(database.look(host))),
+        "work": Group(of_work),
+        "database": Group(of_database),
         "units": Group(lambda: units.findings(kit_units.look(loaded))),
         # Opens the repository, which derives a key: half a second of a core.
         "backups": Group(lambda: copies.check(loaded), 900.0),
-        "machine": Group(lambda: machine.findings(machine.look(loaded))),
+        "machine": Group(of_machine),
         # From samples, of which there is one every 5 minutes.
         "growth": Group(lambda: growth.check(loaded, time.time()), 900.0),
         "messages": Group(lambda: messages.check(loaded)),

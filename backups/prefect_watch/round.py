@@ -16,9 +16,10 @@ from prefect_backups.errors import Failure
 from prefect_backups.host import Host
 from prefect_backups.progress import Report
 from prefect_backups.settings import Settings
+from prefect_doctor import samples
 from prefect_doctor.cli import tried
 from prefect_doctor.finding import Level
-from prefect_doctor.registry import Group, groups
+from prefect_doctor.registry import Group, Seen, groups
 
 from . import alerts, flow_runs, memory, message, outbox, pause, send
 from .alerts import Looked
@@ -75,7 +76,10 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
         delivered, waiting = outbox.again(state, watch.notify_urls, send.send)
         if delivered or waiting:
             print(f"{delivered} earlier messages delivered, {waiting} wait")
-    looks = look(known, groups(settings, host), now)
+    seen = Seen()
+    looks = look(known, groups(settings, host, seen), now)
+    # For prefect-doctor --history, and how long a disk will do: each five minutes.
+    samples.record(settings, seen.work, seen.database, seen.machine, now)
     known.problems = alerts.seen(known.problems, looks, now)
     why = why_nobody(settings, paused, now)
     errors = [] if why else [_tell_of_problems(known, watch, state, now)]

@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from prefect_backups.errors import Code, Failure
+from prefect_backups.host import Host
+from prefect_backups.progress import Report
 from prefect_backups.settings import Endpoint, Settings
-from prefect_doctor import samples
+from prefect_doctor import registry, samples
+from prefect_doctor.cli import tried
 from prefect_doctor.database import Database
+from prefect_doctor.finding import Level
 from prefect_doctor.machine import Disk, Machine
+from prefect_doctor.registry import Seen
 from prefect_doctor.samples import EVERY, KEPT, KEPT_BYTES, MORE, MOST_BYTES, Sample, line_of, sample_of
 from prefect_doctor.work import Work
 
@@ -55,6 +61,23 @@ def test_one_every_five_minutes(settings):
     # A timer that calls each minute, never quite at the same second.
     taken = [minute for minute in range(31) if record(settings, NOW + 60 * minute + (minute % 3) * 0.4)]
     assert taken == [0, 5, 10, 15, 20, 25, 30]
+
+
+def test_the_watch_keeps_what_its_checks_have_found(settings, monkeypatch):
+    def down(_: object) -> Database:
+        raise Failure(Code.NO_DATABASE, "Postgres does not let us in", "")
+
+    for module, look in ((registry.work, WORK), (registry.machine, MACHINE)):
+        monkeypatch.setattr(module, "look", lambda _, look=look: look)
+    monkeypatch.setattr(registry.database, "look", down)
+    monkeypatch.setattr(registry.machine, "findings", lambda _: [])
+    seen = Seen()
+    found = registry.groups(settings, Host.here(settings, Report.silent()), seen)
+    for name in ("work", "database", "machine"):
+        tried(name, found[name].look)
+    assert seen == Seen(WORK, None, MACHINE)
+    assert samples.record(settings, seen.work, seen.database, seen.machine, NOW)
+    assert {one.level for one in found["growth"].look()} == {Level.OK}
 
 
 def test_a_line_is_read_as_it_was_written():
