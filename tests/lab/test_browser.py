@@ -252,7 +252,7 @@ def test_without_a_password_a_browser_sees_nothing(browser: Browser, endpoint) -
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
 def test_the_page_of_the_history_is_readable_and_asks_nobody(browser: Browser, tmp_path: Path, scheme, width) -> None:
-    """Of a week that is made up: a new VPS has none. That prefect-doctor writes such a page is tried in test_doctor.py."""
+    """Of a week that is made up: a new VPS has none. That prefect-doctor writes such a page is tried in test_watch.py."""
     found, target = a_week(), tmp_path / "history.html"
     shown = span(found, NOW)
     words = history.summary(found, shown)

@@ -43,14 +43,6 @@ def test_a_server_that_is_well(vps: Vps, endpoint: Endpoint) -> None:
     assert "of" in table.splitlines()[-1] and "are well" in table.splitlines()[-1]
 
 
-def test_the_history_is_a_page(vps: Vps) -> None:
-    """Of few samples, or none: this VPS is new. What a week looks like is in test_browser.py."""
-    page = vps.ssh("prefect-doctor --history -").stdout
-    assert page.startswith("<!doctype html>")
-    assert "sample" in page
-    assert "sample" in vps.ssh("prefect-doctor --history").stdout
-
-
 @contextmanager
 def broken(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
     """A worker that somebody has stopped, crash detection switched off, a slot of nobody's, a unit that fails, no proxy."""

@@ -156,6 +156,24 @@ def test_people_are_told_once_what_is_broken_and_that_it_is_well_again(
     assert person.calls > calls
 
 
+def test_each_look_may_leave_a_sample_for_the_history(vps: Vps, look: Look) -> None:
+    vps.ssh("rm -f /var/lib/prefect/backups/samples.jsonl")
+    look()
+    look()
+    shown = vps.ssh("prefect-doctor --history").stdout
+    assert "One sample yet" in shown
+    for figure in (
+        "Disk in use: /",
+        "Memory in use: memory",
+        "CPU busy",
+        "Database",
+        "Runs ended: Completed",
+        "At work",
+    ):
+        assert f"\n{figure} " in shown, figure
+    assert vps.ssh("prefect-doctor --history -").stdout.startswith("<!doctype html>")
+
+
 def test_a_pause_and_work_on_purpose_are_no_alarm(vps: Vps, person: Person, look: Look) -> None:
     before = len(person.messages)
     vps.ssh(f"systemctl stop {restores.WORKER}; prefect-watch pause 1h --why 'a test'")
