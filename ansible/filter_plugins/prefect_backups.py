@@ -44,8 +44,6 @@ NEEDED: dict[str, list[tuple[str, ...]]] = {
 }
 # Where the units may write to repositories on mounted disks (ReadWritePaths).
 DISKS = ("/mnt", "/media", "/srv")
-HTTP = re.compile(r"https?://[^\s/]+(/\S*)?")
-APPRISE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 ELAPSE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
 
 
@@ -183,24 +181,6 @@ def prefect_backup_problems(settings: dict[str, Any]) -> list[str]:
     return problems
 
 
-def prefect_watch_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the settings of the watch, one sentence each; `settings` are of the right types.
-
-    No address is shown: each is a secret.
-    """
-    if not settings:
-        return []
-    problems = [
-        f"watch_notify_urls, entry {number} is no address of apprise's, such as mailto://user:password@example.org"
-        for number, url in enumerate(settings["watch_notify_urls"], 1)
-        if not APPRISE.fullmatch(url)
-    ]
-    heartbeat = settings["watch_heartbeat_url"]
-    if heartbeat and not HTTP.fullmatch(heartbeat):
-        problems.append("watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid")
-    return problems
-
-
 def prefect_backup_host_problems(seen: dict[str, Any]) -> list[str]:
     """What keeps the host from backing up or from being restored, one sentence each.
 
@@ -309,7 +289,6 @@ class FilterModule:
         return {
             "prefect_backup_host_problems": prefect_backup_host_problems,
             "prefect_backup_problems": prefect_backup_problems,
-            "prefect_watch_problems": prefect_watch_problems,
             "prefect_offsite": prefect_offsite,
             "prefect_offsite_hosts": prefect_offsite_hosts,
             "prefect_restore_arguments": prefect_restore_arguments,

@@ -169,6 +169,55 @@ def test_both_hosts_are_provisioned_by_one_run(vps, other, provisioned):
     assert f"prefect-worker@far-2.service on {other.name}: pool general, queues low, online" in provisioned.joined
 
 
+# A server of logs that only takes those that show a certificate of its authority ($1: its own address).
+LOG_SERVER = """
+set -e
+apt-get install --yes --no-install-recommends systemd-journal-remote > /dev/null
+directory=/etc/systemd/journal-remote.d && mkdir -p $directory /etc/systemd/journal-remote.conf.d && cd $directory
+new() { openssl req -newkey rsa:2048 -nodes -keyout $1.key -subj /CN=$1 -out $1.csr 2> /dev/null; }
+openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=logs-ca 2> /dev/null
+for name in server client; do
+  new $name; echo "subjectAltName=IP:$1" > extensions
+  openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out $name.pem 2> /dev/null
+done
+chgrp systemd-journal-remote *.key; chmod 640 *.key
+printf '[Remote]\nServerKeyFile=%s/server.key\nServerCertificateFile=%s/server.pem\nTrustedCertificateFile=%s/ca.pem\n' \
+  $directory $directory $directory > /etc/systemd/journal-remote.conf.d/lab.conf
+nft insert rule inet prefect input tcp dport 19532 accept
+systemctl start systemd-journal-remote.socket
+"""
+
+
+def test_logs_are_sent_to_a_server_of_ones_own(vps, other, provisioned, playbook, tmp_path):
+    """Over TLS, both sides with a certificate; what is said while that server is away is sent later; and off again."""
+    other.ssh(f"set -- {other.address}; {LOG_SERVER}")
+    settings = {"host_journal_upload_url": f"https://{other.address}:19532"}
+    for setting, name in (("ca", "ca.pem"), ("certificate", "client.pem"), ("key", "client.key")):
+        path = tmp_path / name
+        path.write_text(other.ssh(f"cat /etc/systemd/journal-remote.d/{name}").stdout)
+        settings[f"host_journal_upload_{setting}"] = str(path)
+    only = ("--tags", "host", "--limit", vps.name)
+    run = playbook("site.yml", *only, "--extra-vars", json.dumps(settings))
+    assert "PRIVATE KEY" not in run.stdout
+
+    def arrives(words: str) -> None:
+        vps.ssh(f"logger --tag lab-logs '{words}'")
+        look = "journalctl --quiet --directory /var/log/journal/remote --identifier lab-logs --output cat"
+        until(words, lambda: "" if words in other.ssh(look, check=False).stdout else "not there", 60)
+
+    arrives("before")
+    other.ssh("systemctl stop systemd-journal-remote.socket systemd-journal-remote.service")
+    vps.ssh("logger --tag lab-logs meanwhile; sleep 3")
+    other.ssh("systemctl start systemd-journal-remote.socket")
+    arrives("meanwhile")
+    playbook("site.yml", *only)
+    assert vps.ssh("systemctl is-enabled systemd-journal-upload.service", check=False).stdout.strip() == "disabled"
+    assert vps.ssh("ls /etc/systemd/journal-upload /etc/systemd/journal-upload.conf.d").stdout.split() == [
+        "/etc/systemd/journal-upload:",
+        "/etc/systemd/journal-upload.conf.d:",
+    ]
+
+
 def test_the_second_run_changes_nothing_on_either(vps, other, provisioned, playbook):
     again = playbook("site.yml", *QUICKLY)
     assert {name: counts["changed"] for name, counts in again.hosts.items()}.items() >= {

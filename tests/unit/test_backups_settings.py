@@ -43,21 +43,6 @@ def test_the_defaults_have_no_problem():
     assert said() == []
 
 
-def test_the_settings_of_the_watch():
-    watch = yaml.safe_load((ROOT / "ansible/roles/watch/defaults/main.yml").read_text())
-
-    def told(**changes: Any) -> list[str]:
-        return backups.prefect_watch_problems({**watch, **changes})
-
-    assert backups.prefect_watch_problems({}) == told() == told(watch_heartbeat_url="https://hc.example.org/abc") == []
-    assert told(watch_notify_urls=["mailto://a:b@example.org", "unsaid"]) == [
-        "watch_notify_urls, entry 2 is no address of apprise's, such as mailto://user:password@example.org"
-    ]
-    assert told(watch_heartbeat_url="hc.example.org/abc") == [
-        "watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid"
-    ]
-
-
 def test_nothing_is_said_of_settings_that_cannot_be_read():
     assert backups.prefect_backup_problems({}) == []
 

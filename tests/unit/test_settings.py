@@ -677,6 +677,26 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
         ("host_reboot_time", "24:00", 'host_reboot_time is "24:00"; it must be a time such as 03:30'),
         ("host_journal_max_size", "1 GB", 'host_journal_max_size is "1 GB"; it must be a size such as 500M or 2G'),
         (
+            "host_journal_upload_url",
+            "logs.example.org:19532",
+            'host_journal_upload_url is "logs.example.org:19532"; it must be an address such as https://logs.example.org:19532',
+        ),
+        (
+            "host_journal_upload_ca",
+            "ca.pem",
+            'host_journal_upload_ca is "ca.pem"; it must be the absolute path of a PEM file on the control machine',
+        ),
+        (
+            "watch_notify_urls",
+            ["mailto://a:b@example.org", "unsaid"],
+            "watch_notify_urls, entry 2 is no address of apprise's, such as mailto://user:password@example.org",
+        ),
+        (
+            "watch_heartbeat_url",
+            "hc.example.org/unsaid",
+            "watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid",
+        ),
+        (
             "host_admin_user",
             "root",
             f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy, '
@@ -717,6 +737,13 @@ def test_bad_host_setting(said, setting, value, problem):
     assert said(**{setting: value}) == [problem]
 
 
+def test_a_certificate_without_its_key(said, certificate, tmp_path):
+    certificate(["ca.example.org"])
+    assert said(host_journal_upload_certificate=str(tmp_path / "cert.pem")) == [
+        "host_journal_upload_certificate and host_journal_upload_key go together: set both, or none"
+    ]
+
+
 def test_good_host_settings(said, certificate, tmp_path):
     certificate(["ca.example.org"])
     assert (
@@ -724,6 +751,10 @@ def test_good_host_settings(said, certificate, tmp_path):
             host_timezone="Europe/Berlin",
             host_reboot_time="23:59",
             host_journal_max_size="500M",
+            host_journal_upload_url="https://logs.example.org:19532",
+            host_journal_upload_certificate=str(tmp_path / "cert.pem"),
+            host_journal_upload_key=str(tmp_path / "key.pem"),
+            watch_heartbeat_url="https://hc.example.org/abc",
             host_admin_keys=[KEY, f"{KEY} ada@laptop", f'from="10.0.0.0/8" {KEY}'],
             host_firewall_tcp_ports=[8443, "9000"],
             host_firewall_trusted_interfaces=["wg0", "eth0.100"],

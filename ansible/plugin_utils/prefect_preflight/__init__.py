@@ -24,6 +24,7 @@ from .host import (
     journal_problems,
     key_problems,
     port_problems,
+    upload_problems,
     window_problems,
 )
 from .numbers import number_problems
@@ -37,6 +38,7 @@ from .running import (
 )
 from .types import Unread, prefect_options, read, unknown_problems
 from .versions import archive_problems, image_problems, server_image_problems, version_problems
+from .watch import heartbeat_problems, people_problems
 from .work import flow_problems, flows_pool_problems, pool_problems, worker_problems
 
 __all__ = [
@@ -78,6 +80,9 @@ CHECKS: tuple[Check, ...] = (
     port_problems,
     interface_problems,
     authority_problems,
+    upload_problems,
+    people_problems,
+    heartbeat_problems,
     address_problems,
     number_problems,
 )

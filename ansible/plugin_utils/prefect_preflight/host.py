@@ -11,6 +11,7 @@ from .words import NAME, NAME_WORDS, given, is_file, quoted
 
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 SIZE = re.compile(r"[1-9][0-9]*[KMGT]")
+UPLOAD = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/\S*)?")
 INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}")
 PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) [A-Za-z0-9+/]{60,}=*(\s|$)")
 # Users of the system, and those that the playbook makes for its services.
@@ -40,6 +41,24 @@ def journal_problems(settings: dict[str, Any]) -> list[str]:
         if SIZE.fullmatch(size)
         else [f"{given('host_journal_max_size', size)}; it must be a size such as 500M or 2G"]
     )
+
+
+def upload_problems(settings: dict[str, Any]) -> list[str]:
+    """An address that no log can be sent to, and files that are not there."""
+    url = settings["host_journal_upload_url"]
+    files = {name: settings[f"host_journal_upload_{name}"] for name in ("ca", "certificate", "key")}
+    problems = [
+        f"{given(f'host_journal_upload_{name}', path)}; it must be the absolute path of a PEM file on the control machine"
+        for name, path in files.items()
+        if path and not is_file(path)
+    ]
+    if url and not UPLOAD.fullmatch(url):
+        problems.append(
+            f"{given('host_journal_upload_url', url)}; it must be an address such as https://logs.example.org:19532"
+        )
+    if bool(files["certificate"]) != bool(files["key"]):
+        problems.append("host_journal_upload_certificate and host_journal_upload_key go together: set both, or none")
+    return problems
 
 
 def admin_problems(settings: dict[str, Any]) -> list[str]:
