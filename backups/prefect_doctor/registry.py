@@ -19,8 +19,8 @@ class Group:
     """Checks that are looked at in one go."""
 
     look: Callable[[], Sequence[Finding]]
-    #: Seconds for which prefect-watch reuses what was found: what costs more is looked at less often.
-    seconds: float = 60.0
+    #: Seconds for which prefect-watch reuses what was found: what costs more is looked at less often. 0: never.
+    seconds: float = 0.0
 
 
 @dataclass
