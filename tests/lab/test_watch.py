@@ -96,6 +96,8 @@ def broken(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
     finally:
         vps.ssh(f"docker start prefect-postgres; systemctl start {restores.WORKER}")
         restores.until("the API", lambda: "" if endpoint.get("/api/ready").status_code == 200 else "not ready")
+        # Docker finds the server healthy only some time later.
+        restores.until("all runs again", lambda: restores.leftovers(vps))
 
 
 def test_it_is_asked_to_look_each_minute(vps: Vps) -> None:
