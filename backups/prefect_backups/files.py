@@ -12,6 +12,8 @@ def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with open(descriptor, "w") as file:
+            # Whatever the umask is: what others are to read, they can.
+            os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
