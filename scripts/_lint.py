@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import _promtool
+
 # What has its types checked, strictly (pyproject.toml): packages, and programs that people run. Not yet: what Prefect's
 # untyped private parts go through (most of systemd/worker, the flows role), Ansible's plugins and modules, the tests.
 TYPED = (
@@ -37,6 +39,8 @@ BY_NAME: dict[str, tuple[str, ...]] = {
     "*.py": ("ruff",),
     "pyproject.toml": ("ruff",),
     "*.sh": ("shellcheck",),
+    # Datadog's files there are *.yaml.
+    "docs/monitoring/*.yml": ("yamllint", "promtool"),
     "*.yml": ("yamllint",),
     "*.yaml": ("yamllint",),
     ".yamllint": ("yamllint",),
@@ -64,6 +68,7 @@ NOT_LINTED = {
     "*.md": "prose; tests/unit/test_docs.py looks at links and commands",
     "*.png": "a picture",
     "*.svg": "a picture",
+    "docs/monitoring/grafana.json": "tests/unit/test_monitoring.py reads it, panel by panel",
     "tests/lab/seed/*.sql": "the lab runs it",
     "*/Dockerfile": "the lab builds it",
     "*.dockerignore": "a list of names; the lab builds with it",
@@ -150,8 +155,21 @@ def has_compose() -> bool:
     )
 
 
-def checks(files: Mapping[str, str], systemd: int | None, compose: bool) -> list[Check]:
-    """All checks, in the order in which they are told."""
+def of_promtool(name: str) -> list[str]:
+    """What promtool is asked to do with a file."""
+    if name.endswith("_test.yml"):
+        return ["test", "rules", name]
+    return ["check", "config" if name.endswith("prometheus.yml") else "rules", name]
+
+
+def checks(files: Mapping[str, str], systemd: int | None, compose: bool, promtool: str) -> list[Check]:
+    """All checks, in the order in which they are told.
+
+    Args:
+        systemd: the version of this machine's systemd, as systemd_version() gives it.
+        compose: whether docker compose is there.
+        promtool: where promtool is; empty where it is not to be had.
+    """
     taken: dict[str, list[str]] = {}
     for name, first_line in files.items():
         for linter in linters(name, first_line):
@@ -169,6 +187,13 @@ def checks(files: Mapping[str, str], systemd: int | None, compose: bool) -> list
         Check("mypy", [["mypy", "--no-error-summary", *taken["mypy"]]]),
         Check("shellcheck", [["shellcheck", *taken["shellcheck"]]]),
         Check("yamllint", [["yamllint", "--strict", *taken["yamllint"]]]),
+        Check(
+            "promtool",
+            [[promtool, *of_promtool(name)] for name in taken["promtool"]],
+            skipped=""
+            if promtool
+            else "this machine has no promtool, and no Debian package of it; yamllint has looked",
+        ),
         Check("caddy fmt", [["caddy", "fmt", "--diff", name] for name in taken["caddy fmt"]], wrong=changed_lines),
         Check("templates", [[sys.executable, str(Path(__file__).resolve()), *taken["templates"]]]),
         Check(
@@ -208,7 +233,7 @@ def run(check: Check, root: Path) -> tuple[str | None, float]:
 def lint(names: Iterable[str], root: Path) -> bool:
     """Run every check, two at a time; tells of each in order, with the words of those that fail."""
     files = {name: first_line(root / name) for name in names}
-    found = checks(files, systemd_version(), has_compose())
+    found = checks(files, systemd_version(), has_compose(), _promtool.ensure())
     well = True
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ordered = sorted(found, key=lambda check: check.name != FIRST)

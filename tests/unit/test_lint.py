@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import _lint  # noqa: E402
+import _promtool  # noqa: E402
 
 PYTHON = "#!/opt/prefect/backups/venv/bin/python\n"
 
@@ -34,6 +36,8 @@ def tracked() -> dict[str, str]:
         ("compose/server/healthcheck.sh", "#!/bin/sh\n", {"shellcheck"}),
         ("ansible/roles/x/tasks/main.yml", "---\n", {"yamllint"}),
         ("ansible/roles/x/templates/x.j2", "", {"templates"}),
+        ("docs/monitoring/rules.yml", "", {"yamllint", "promtool"}),
+        ("docs/monitoring/datadog/openmetrics.yaml", "", {"yamllint"}),
         ("caddy/tls-new.caddy", "", {"caddy fmt"}),
         ("systemd/prefect-new@.service", "[Unit]\n", {"systemd"}),
         ("systemd/prefect-new@.service.d/more.conf", "[Service]\n", {"systemd"}),
@@ -67,7 +71,7 @@ def test_a_reason_that_is_none_is_told(monkeypatch):
 
 def test_each_linter_is_given_the_files_that_it_looks_at():
     files = tracked()
-    commands = {check.name: check.commands for check in _lint.checks(files, 257, True)}
+    commands = {check.name: check.commands for check in _lint.checks(files, 257, True, "promtool")}
     told = {name: {word for command in found for word in command} for name, found in commands.items()}
     for name, first_line in files.items():
         # A drop-in is read with its unit, and ansible.cfg by Ansible.
@@ -78,10 +82,11 @@ def test_each_linter_is_given_the_files_that_it_looks_at():
 
 
 def test_a_check_that_this_machine_cannot_make_says_why():
-    skipped = {check.name: check.skipped for check in _lint.checks(tracked(), None, False) if check.skipped}
+    skipped = {check.name: check.skipped for check in _lint.checks(tracked(), None, False, "") if check.skipped}
     assert skipped == {
         "systemd": "this machine has no systemd-analyze; the lab's VPSs have",
         "compose": "this machine has no docker compose; yamllint has looked at it",
+        "promtool": "this machine has no promtool, and no Debian package of it; yamllint has looked",
     }
 
 
@@ -115,3 +120,40 @@ def test_templates_that_jinja_cannot_read(tmp_path):
     )
     assert done.returncode == 1
     assert done.stdout.startswith("bad.j2:2: Unexpected end of template.")
+
+
+# --- promtool --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="this machine is no Debian")
+def test_promtool_is_taken_out_of_the_package_of_debian_and_kept(tmp_path, monkeypatch):
+    tree = tmp_path / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: prometheus\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.com>\nDescription: x\n"
+    )
+    (tree / "usr/bin").mkdir(parents=True)
+    # More than fits into a pipe comes after what is wanted.
+    for name, content in (("prometheus", "no\n"), ("promtool", "#!/bin/sh\necho here\n"), ("zzz", "x" * 300_000)):
+        (tree / "usr/bin" / name).write_text(content)
+    package = tmp_path / "prometheus.deb"
+    subprocess.run(["dpkg-deb", "--build", "-Znone", tree, package], check=True, capture_output=True)
+    which = shutil.which
+    monkeypatch.setattr(_promtool.shutil, "which", lambda name: None if name == "promtool" else which(name))
+    monkeypatch.setattr(_promtool, "_download", lambda directory: shutil.copy(package, directory))
+    cache = tmp_path / "cache"
+    assert _promtool.there(cache) == ""
+    found = _promtool.ensure(cache)
+    assert subprocess.run([found], capture_output=True, text=True).stdout == "here\n"
+    assert [one.name for one in cache.iterdir()] == ["promtool"]
+    monkeypatch.setattr(_promtool, "_download", lambda directory: pytest.fail("it is there"))
+    assert _promtool.ensure(cache) == _promtool.there(cache) == found
+
+
+def test_a_machine_without_promtool_and_its_package_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(_promtool.shutil, "which", lambda name: None if name == "promtool" else f"/usr/bin/{name}")
+    monkeypatch.setattr(_promtool, "_download", lambda directory: None)
+    assert _promtool.ensure(tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(_promtool.shutil, "which", lambda name: None)
+    assert _promtool.ensure(tmp_path) == ""
