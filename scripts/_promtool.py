@@ -1,7 +1,7 @@
 """promtool, which reads Prometheus' configuration and rules and runs their tests: the machine's own, or Debian's, kept in a cache.
 
-No Python package has it. Debian's package `prometheus` does: 19 MB, of which one program is taken; nothing is installed or
-started, and apt has checked where it comes from.
+No Python package has it. Debian has: in `promtool` (Debian 13, 16 MB), or in `prometheus` (Debian 12, 19 MB), of which this one
+program is taken. Nothing is installed or started, and apt has checked where it comes from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-kit" / "promtool"
-PACKAGE = "prometheus"
+PACKAGES = ("promtool", "prometheus")
 
 
 def there(cache: Path = CACHE) -> str:
@@ -49,10 +49,11 @@ def _download(directory: Path) -> Path | None:
     for before in attempts:
         if before:
             subprocess.run(before, capture_output=True)
-        # Quiet: as root apt says that its own user cannot write there, which is no harm.
-        subprocess.run(["apt-get", "-qq", "download", PACKAGE], cwd=directory, capture_output=True)
-        if found := list(directory.glob("*.deb")):
-            return found[0]
+        for package in PACKAGES:
+            # Quiet: as root apt says that its own user cannot write there, which is no harm.
+            subprocess.run(["apt-get", "-qq", "download", package], cwd=directory, capture_output=True)
+            if found := list(directory.glob("*.deb")):
+                return found[0]
     return None
 
 
