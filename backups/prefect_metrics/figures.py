@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_backups.files import write_whole
+from prefect_backups.files import sync_directory, write_whole
 from prefect_backups.host import Host
 from prefect_backups.settings import Settings
 from prefect_backups.stack import Stack
@@ -175,5 +175,15 @@ def write(
     began = time.monotonic()
     found = [*of_findings(findings), *take(parts(settings, host, now, seen or Seen()))]
     found.append(sample("collect_duration_seconds", round(time.monotonic() - began, 3)))
-    write_whole(path, text(found), mode=0o644)
+    _publish(path, text(found))
     return time.monotonic() - began
+
+
+def _publish(path: Path, content: str) -> None:
+    """Write a file whole that all may read, whatever the umask is: node exporter never finds one that it cannot read."""
+    # Whatever ends in .prom is read.
+    new = path.with_name(f".{path.stem}.whole")
+    write_whole(new, content)
+    new.chmod(0o644)
+    new.replace(path)
+    sync_directory(path.parent)
