@@ -136,6 +136,8 @@ ALL = (
     Metric("concurrency_slots_limit", GAUGE, "Slots that a global concurrency limit has.", ("limit",)),
     # --- the database
     Metric("database_size_bytes", GAUGE, "The database with its indexes."),
+    Metric("database_connections", GAUGE, "Connections to Postgres that are in use."),
+    Metric("database_connections_max", GAUGE, "Connections that Postgres allows."),
     Metric("database_longest_transaction_seconds", GAUGE, "How long the longest transaction has been open."),
     Metric("database_invalid_indexes", GAUGE, "Indexes whose build was cut off."),
     Metric("database_checksum_failures_total", COUNTER, "Pages that were not what was written."),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_backups.files import sync_directory, write_whole
+from prefect_backups.files import write_whole
 from prefect_backups.host import Host
 from prefect_backups.settings import Settings
 from prefect_backups.stack import Stack
@@ -21,7 +21,6 @@ from prefect_doctor import containers, database, way_in, work
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database
 from prefect_doctor.finding import Finding, worst_first
-from prefect_doctor.machine import Machine
 from prefect_doctor.work import Work
 
 from . import backups, counters, flow_runs
@@ -29,20 +28,23 @@ from .exposition import Sample, sample, text
 
 #: Checks, and workers, that have series of their own.
 CHECKS, WORKERS = 200, 100
+#: Debian's, after an update that is in effect from the next boot on.
+REBOOT = Path("/run/reboot-required")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the doctor's looks have found in this minute. What is None is looked at here, but for the machine: what is waiting
-    to be installed is too dear a question for each minute.
+    """What the doctor's looks have found. What is None is looked at here, but for the updates: apt is too dear to be asked each
+    minute.
     """
 
     work: Work | None = None
     database: Database | None = None
-    machine: Machine | None = None
     containers: Mapping[str, Container | None] | None = None
     #: Beginning and end of the life of the certificate that is served, in seconds since 1970.
     certificate: tuple[float, float] | None = None
+    #: Packages with a security update that is not installed.
+    updates: Sequence[str] | None = None
 
 
 def of_findings(findings: Iterable[Finding]) -> Iterator[Sample]:
@@ -68,6 +70,8 @@ def of_work(found: Work, now: float) -> Iterator[Sample]:
 def of_database(found: Database) -> Iterator[Sample]:
     """Of Postgres itself, as far as its own exporter says nothing, or the doctor allows less."""
     yield sample("database_size_bytes", found.size)
+    yield sample("database_connections", found.connections)
+    yield sample("database_connections_max", found.max_connections)
     yield sample("database_longest_transaction_seconds", found.transaction)
     yield sample("database_invalid_indexes", len(found.invalid))
     yield sample("database_checksum_failures_total", found.checksum_failures)
@@ -89,10 +93,19 @@ def of_certificate(not_before: float, not_after: float) -> Iterator[Sample]:
     yield sample("certificate_not_after_timestamp_seconds", not_after)
 
 
-def of_machine(found: Machine) -> Iterator[Sample]:
-    """What node exporter does not say of the machine."""
-    yield sample("reboot_pending_seconds", found.reboot or 0.0)
-    yield sample("security_updates_pending", len(found.updates))
+def of_machine(now: float, updates: Sequence[str] | None, reboot: Path = REBOOT) -> Iterator[Sample]:
+    """What node exporter does not say of the machine.
+
+    Args:
+        reboot: a file that is there while a reboot waits, and as old as that.
+    """
+    try:
+        since = reboot.stat().st_mtime
+    except FileNotFoundError:
+        since = now
+    yield sample("reboot_pending_seconds", max(now - since, 0.0))
+    if updates is not None:
+        yield sample("security_updates_pending", len(updates))
 
 
 def tag(image: str) -> str:
@@ -125,8 +138,8 @@ def _flow_runs(host: Host) -> list[Sample]:
 
 def parts(settings: Settings, host: Host, now: float, seen: Seen) -> dict[str, Callable[[], Iterable[Sample]]]:
     """What is taken, by its name: each by itself, so that what is down hides nothing else."""
-    endpoint, machine = settings.endpoint, seen.machine
-    found: dict[str, Callable[[], Iterable[Sample]]] = {
+    endpoint = settings.endpoint
+    return {
         "flow_runs": lambda: _flow_runs(host),
         "work": lambda: of_work(seen.work or work.look(host), now),
         "database": lambda: of_database(seen.database or database.look(host)),
@@ -136,10 +149,8 @@ def parts(settings: Settings, host: Host, now: float, seen: Seen) -> dict[str, C
         ),
         "backups": lambda: backups.samples(settings),
         "versions": lambda: [of_versions(settings.kit, Stack(settings).environment())],
+        "machine": lambda: of_machine(now, seen.updates),
     }
-    if machine is not None:
-        found["machine"] = lambda: of_machine(machine)
-    return found
 
 
 def _taken(name: str, take: Callable[[], Iterable[Sample]]) -> list[Sample]:
@@ -175,15 +186,5 @@ def write(
     began = time.monotonic()
     found = [*of_findings(findings), *take(parts(settings, host, now, seen or Seen()))]
     found.append(sample("collect_duration_seconds", round(time.monotonic() - began, 3)))
-    _publish(path, text(found))
+    write_whole(path, text(found), mode=0o644)
     return time.monotonic() - began
-
-
-def _publish(path: Path, content: str) -> None:
-    """Write a file whole that all may read, whatever the umask is: node exporter never finds one that it cannot read."""
-    # Whatever ends in .prom is read.
-    new = path.with_name(f".{path.stem}.whole")
-    write_whole(new, content)
-    new.chmod(0o644)
-    new.replace(path)
-    sync_directory(path.parent)

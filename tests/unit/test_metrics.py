@@ -16,7 +16,6 @@ from prefect_backups.settings import Endpoint, Offsite, Settings
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database
 from prefect_doctor.finding import Finding, Level
-from prefect_doctor.machine import Machine
 from prefect_doctor.work import Work
 from prefect_metrics import backups, catalogue, counters, figures, flow_runs
 from prefect_metrics.counters import DEPLOYMENTS, IDLE, LONGEST, NONE, OTHER, SETTLED, Begun, Counters, Ended, Places
@@ -45,6 +44,7 @@ VERIFIED = {
     "good": {"at": "2026-11-17T03:00:00+00:00", "ok": True, "restore_seconds": 12.5},
     "last": {"at": "2026-11-18T03:00:00+00:00", "ok": False},
 }
+DATABASE = Database(size=13_825_715, connections=12, max_connections=50, checksum_failures=0, transaction=0.25)
 FOUND = FlowRuns(
     NOW,
     NOW - SETTLED,
@@ -82,10 +82,10 @@ def everything() -> str:
             sample("collect_duration_seconds", 0.164),
             *flow_runs.samples(FOUND, known),
             *figures.of_work(Work(workers=[("general", "general-1", 12.0)]), NOW),
-            *figures.of_database(Database(13_825_715, 12, 100, 0, 0.25)),
+            *figures.of_database(DATABASE),
             *figures.of_containers({"prefect-server": Container("running", "healthy", 1)}),
             *figures.of_certificate(NOW - 1000, NOW + 5000),
-            *figures.of_machine(Machine([], 0, 0, None, 0, True, reboot=7200.0, updates=["openssl"])),
+            *figures.of_machine(NOW, ["openssl"]),
             *backups.of_backups(SETTINGS, LAST),
             *backups.of_verifications(SETTINGS, VERIFIED),
             sample("upgrade_last_timestamp_seconds", NOW),
@@ -348,6 +348,17 @@ def test_containers(container, running):
 )
 def test_the_tag_of_an_image(image, tag):
     assert figures.tag(image) == tag
+
+
+def test_what_waits_on_the_machine(tmp_path):
+    assert lines(figures.of_machine(NOW, None, tmp_path / "missing")) == ["prefect_kit_reboot_pending_seconds 0"]
+    mark = tmp_path / "reboot-required"
+    mark.touch()
+    os.utime(mark, (NOW - 7200, NOW - 7200))
+    assert lines(figures.of_machine(NOW, ["openssl", "curl"], mark)) == [
+        "prefect_kit_reboot_pending_seconds 7200",
+        "prefect_kit_security_updates_pending 2",
+    ]
 
 
 def test_backups():

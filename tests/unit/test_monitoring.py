@@ -148,6 +148,8 @@ def test_every_alert_is_tried():
         assert wanted - given <= {"prefect_kit_work_pool_paused"}, rule["alert"]
 
 
+#: What writes the metrics.
+WATCH = "prefect-watch.service"
 PROGRAMS = {"df", "docker", "free", "grep", "journalctl", "prefect", "systemctl"}
 
 
@@ -160,9 +162,8 @@ def test_an_alert_says_what_is_wrong_and_what_to_type(rule):
         words = command.removeprefix("sudo ").split()
         assert words[0] in PROGRAMS or (ROOT / "backups" / words[0]).exists(), command
         for unit in re.findall(r"(?<![\w'/-])(prefect-[a-z-]+)(?:\.(?:service|timer))?(?= |$)", " ".join(words[1:])):
-            # prefect-watch is what writes the metrics.
             there = [*(ROOT / "systemd").glob(f"{unit}.*"), *(ROOT / "systemd").glob(f"{unit}@.*")]
-            assert there or unit in {"prefect-watch", "prefect-server", "prefect-caddy", "prefect-postgres"}, command
+            assert there or unit in {Path(WATCH).stem, "prefect-server", "prefect-caddy", "prefect-postgres"}, command
 
 
 # --- Grafana ---------------------------------------------------------------------------------------------------------
@@ -284,7 +285,5 @@ def test_datadog_reads_the_logs_of_units_that_there_are():
     logs = yaml.safe_load((DOCS / "datadog/journald.yaml").read_text())["logs"]
     units = {unit for one in logs for unit in one["include_units"]} - {"docker.service"}
     for unit in units:
-        assert (ROOT / "systemd" / re.sub(r"@.*\.", "@.", unit)).exists(), unit
-    # All that are not by the name of something, and that have something to say.
-    ours = {path.name for path in (ROOT / "systemd").glob("prefect-*.service") if "@" not in path.name}
-    assert ours <= units
+        assert (ROOT / "systemd" / re.sub(r"@.*\.", "@.", unit)).exists() or unit == WATCH, unit
+    assert {f"prefect-{name}.service" for name in ("stack", "backup", "restore", "upgrade")} | {WATCH} <= units
