@@ -157,8 +157,8 @@ def count_on(counters: Counters, found: FlowRuns) -> None:
         counters.deployments.offer(one.deployment)
     for pool in found.pools:
         counters.pools.see(pool.name, found.now)
-    for one in found.current:
-        counters.begin(one.pool, one.deployment)
+    for run in (*found.current, *found.ended):
+        counters.begin(run.pool, run.deployment)
     counters.add(found.ended, found.begun, found.until)
 
 
