@@ -24,8 +24,8 @@ import _promtool
 TYPED = (
     "ansible/plugin_utils/*",
     "backups/prefect_backups/*",
-    "backups/prefect_doctor/*",
     "backups/prefect_metrics/*",
+    "backups/prefect_doctor/*",
     "compose/server/*",
     "scripts/*",
     "systemd/worker/prefect_kit_worker/held.py",

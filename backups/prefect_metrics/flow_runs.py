@@ -157,8 +157,8 @@ def count_on(counters: Counters, found: FlowRuns) -> None:
         counters.deployments.offer(one.deployment)
     for pool in found.pools:
         counters.pools.see(pool.name, found.now)
-    for run in (*found.current, *found.ended):
-        counters.begin(run.pool, run.deployment)
+    for pool_name, deployment in {(one.pool, one.deployment) for runs in (found.current, found.ended) for one in runs}:
+        counters.begin(pool_name, deployment)
     counters.add(found.ended, found.begun, found.until)
 
 
