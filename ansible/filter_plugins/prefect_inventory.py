@@ -70,6 +70,12 @@ def prefect_inventory_problems(inventory: dict[str, Any], hostvars: Mapping[str,
         hostvars: the variables of each host.
     """
     servers, others = inventory["servers"], inventory["others"]
+    watcher = next(
+        (hostvars[host]["watch_from"] for host in servers if host in hostvars and hostvars[host].get("watch_from")), ""
+    )
+    if watcher and watcher not in others:
+        there = f"has {_listed(others)}" if others else "has none"
+        return [f'watch_from is "{watcher}"; it must be a host of the group "workers", which {there}']
     if not others:
         return []
     both = [host for host in others if host in servers]

@@ -92,37 +92,39 @@ def _status(known: memory.Memory, why: str, as_json: bool, now: float) -> int:
     return 0
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what was asked for; gives the exit code. Raises Failure."""
-    if os.geteuid() != 0:
-        raise Failure(Code.SETTINGS, "prefect-watch needs root", "sudo prefect-watch …")
-    if MOVED.exists():
-        if options.verb == "run":
-            return 0
-        raise Failure(Code.SETTINGS, f"the server of this host has moved: {MOVED}", "go to the host that it names")
-    loaded, now = settings.load(), time.time()
-    state = Path(loaded.state)
-    path = state / "watch" / "paused.json"
-    if options.verb == "pause":
-        until = now + pause.seconds_of(options.time)
-        pause.begin(path, until, options.why)
-        print(
-            f"nobody is told until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M UTC}; before: prefect-watch resume"
-        )
-        return 0
+def _pause(options: argparse.Namespace, path: Path, now: float) -> int:
     if options.verb == "resume":
         pause.end(path)
         print("people are told again")
         return 0
-    if options.verb == "status":
-        known = memory.load(round.places(state))
-        return _status(known, round.why_nobody(loaded, path, now), options.json, now)
-    watch = watch_settings.load()
+    until = now + pause.seconds_of(options.time)
+    pause.begin(path, until, options.why)
+    print(f"nobody is told until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M UTC}; before: prefect-watch resume")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked for; gives the exit code. Raises Failure."""
+    if os.geteuid() != 0:
+        raise Failure(Code.SETTINGS, "prefect-watch needs root", "sudo prefect-watch …")
+    watch, now = watch_settings.load(), time.time()
+    # On a host that only watches the server of another one there are no settings of backups.
+    loaded = None if watch.server.url else settings.load()
+    if loaded and MOVED.exists():
+        if options.verb == "run":
+            return 0
+        raise Failure(Code.SETTINGS, f"the server of this host has moved: {MOVED}", "go to the host that it names")
+    state = Path(loaded.state) if loaded else round.ELSEWHERE
+    path = state / "watch" / "paused.json"
+    if options.verb in ("pause", "resume"):
+        return _pause(options, path, now)
     if options.verb == "test":
         print(_test(watch, round.hostname()))
         return 0
+    if options.verb == "status":
+        return _status(memory.load(round.places(state)), round.why_nobody(loaded, path, now), options.json, now)
     try:
-        return round.run(loaded, watch, path, now)
+        return round.run(loaded, watch, path, now) if loaded else round.run_from(watch, path, now)
     except Exception as error:
         # A watch that dies in silence is worse than none.
         round.tell_of_own_failure(watch, state, error, now)

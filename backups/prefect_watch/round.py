@@ -21,13 +21,15 @@ from prefect_doctor.cli import tried
 from prefect_doctor.finding import Level
 from prefect_doctor.registry import Group, Seen, groups
 
-from . import alerts, flow_runs, memory, message, outbox, pause, send
+from . import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send
 from .alerts import Looked
 from .memory import Memory
 from .settings import Watch
 
 #: Seconds for the heartbeat's address to answer.
 HEARTBEAT_SECONDS = 10.0
+#: What a host remembers that only watches another one's server (systemd/prefect-watch-from.service).
+ELSEWHERE = Path("/var/lib/prefect-watch")
 
 
 def hostname() -> str:
@@ -40,12 +42,19 @@ def places(state: Path) -> list[Path]:
     return [memory.RUN, state / "watch" / "memory.json"]
 
 
-def why_nobody(settings: Settings, paused: Path, now: float) -> str:
-    """Why nobody is told now; empty where people are."""
+def why_nobody(settings: Settings | None, paused: Path, now: float) -> str:
+    """Why nobody is told now; empty where people are.
+
+    Args:
+        settings: None on a host that only watches the server of another one.
+    """
+    asked = pause.read(paused, now)
+    if not settings:
+        return pause.reason(asked, None, "", now)
     stack = subprocess.run(
         ["systemctl", "is-active", "prefect-stack.service"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    return pause.reason(pause.read(paused, now), lock.held(Path(settings.state)), stack, now)
+    return pause.reason(asked, lock.held(Path(settings.state)), stack, now)
 
 
 def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str, Looked]:
@@ -89,6 +98,22 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     _heartbeat(watch, alerts.worst(known.problems), bool(why))
     for error in filter(None, [*errors, unwritten and f"cannot remember what was told: {unwritten}"]):
         print(error, file=sys.stderr)
+    return 0
+
+
+def run_from(watch: Watch, paused: Path, now: float) -> int:
+    """The round of a host that watches another one's server; gives the exit code, which is 0 whatever was found."""
+    known = memory.load(places(ELSEWHERE))
+    if watch.notify_urls:
+        outbox.again(ELSEWHERE, watch.notify_urls, send.send)
+    looks = look(known, {"server": Group(lambda: elsewhere.look(watch.server))}, now)
+    known.problems = alerts.seen(known.problems, looks, now)
+    error = ""
+    if not why_nobody(None, paused, now):
+        error = _tell_of_problems(known, watch, ELSEWHERE, now)
+    known.at = now
+    for words in filter(None, [error, memory.save(known, places(ELSEWHERE))]):
+        print(words, file=sys.stderr)
     return 0
 
 

@@ -25,6 +25,18 @@ class FlowRuns:
 
 
 @dataclass(frozen=True)
+class Server:
+    """The server of another host, which this host watches; without an address it watches itself."""
+
+    url: str = ""
+    # An account that may only monitor.
+    user: str = ""
+    password_file: str = ""
+    # PEM file of the authority that its certificate comes from.
+    ca_file: str = ""
+
+
+@dataclass(frozen=True)
 class Watch:
     """Who is told, and of what."""
 
@@ -35,6 +47,7 @@ class Watch:
     # Called at each look that finds all well. Secret.
     heartbeat_url: str = ""
     flow_runs: FlowRuns = field(default_factory=FlowRuns)
+    server: Server = field(default_factory=Server)
 
 
 def load() -> Watch:

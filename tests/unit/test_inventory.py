@@ -84,6 +84,20 @@ def test_without_other_hosts_nothing_is_asked():
     assert problems(hosts(), servers=["server", "another"], others=[]) == []
 
 
+def test_a_host_that_watches_the_server_is_one_of_the_workers():
+    there = hosts()
+    there["server"]["watch_from"] = "one"
+    assert problems(there) == []
+    there["server"]["watch_from"] = "three"
+    assert problems(there) == [
+        'watch_from is "three"; it must be a host of the group "workers", which has "one" and "two"'
+    ]
+    alone = {"servers": ["server"], "others": [], "running": ["server"], "pools": POOLS, "settings": SETTINGS}
+    assert inventory.prefect_inventory_problems(alone, there) == [
+        'watch_from is "three"; it must be a host of the group "workers", which has none'
+    ]
+
+
 def test_a_host_in_both_groups():
     assert problems(hosts(), servers=["server", "one"]) == [
         '"one" is in both groups, "prefect" and "workers"; the server runs workers of its own (prefect_workers), so take it '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefect_backups.meanings import MEANINGS, WHOLE, meaning_of
 from prefect_backups.units import UNITS
 from prefect_doctor import units
 from prefect_doctor.finding import Finding, Level
-from prefect_watch import alerts, flow_runs, memory, message, outbox, pause, send
+from prefect_watch import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send
 from prefect_watch import settings as contract
 from prefect_watch.alerts import CALM, Looked, News, Problem
 from prefect_watch.flow_runs import Ended, Told
@@ -272,6 +273,57 @@ def test_flow_runs_are_looked_at_since_the_last_time_and_told_once():
     assert later.seen == {}
 
 
+# --- the server of another host --------------------------------------------------------------------------------------
+
+NOW = datetime(2027, 1, 15, 8, 2, tzinfo=UTC)
+UNHEARD = "BAD messages to people: 3 wait, since 2027-01-15 07:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "bad"),
+    [
+        (200, "ok 2027-01-15T08:01:30Z\n", {}),
+        # What it can say itself, its own watch tells.
+        (503, "bad 2027-01-15T08:01:30Z\nBAD API: 500\n", {}),
+        (0, "ConnectTimeout: timed out", {"server p": "does not answer (ConnectTimeout: timed out)"}),
+        (401, "A user name and a password are needed.", {"server p": "does not let this host look (401)"}),
+        (502, "", {"server p": "answers 502"}),
+        (404, "not found", {"server p": "answers 404"}),
+        (
+            503,
+            "Nobody has looked at this server in the last 150 s. On the host: systemctl status prefect-watch.timer\n",
+            {"watch of p": "nobody has looked at it in the last 150 s"},
+        ),
+        (200, "ok 2027-01-15T07:01:30Z\n", {"watch of p": "nobody has looked at it in the last 150 s"}),
+        (503, f"bad 2027-01-15T08:01:30Z\n{UNHEARD}\n", {"messages of p": UNHEARD}),
+        (200, f"ok 2027-01-15T08:01:30Z\n{UNHEARD}\n", {"messages of p": UNHEARD}),
+    ],
+)
+def test_the_server_of_another_host(status, text, bad):
+    found = elsewhere.findings("p", status, text, NOW)
+    assert {one.check: one.measured for one in found if one.level is not OK} == bad
+    assert all(bool(one.mend) is (one.level is not OK) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "HTTPSConnectionPool(…): Failed to resolve 'p' ([Errno -2] Name or service not known)",
+            ": Name or service not known",
+        ),
+        ("… [Errno 111] Connection refused'))", ": Connection refused"),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired (_ssl.c:1016)",
+            ": certificate verify failed: certificate has expired",
+        ),
+        ("something else", ""),
+    ],
+)
+def test_why_a_server_does_not_answer(error, words):
+    assert elsewhere.why(error) == words
+
+
 # --- pauses ----------------------------------------------------------------------------------------------------------
 
 
@@ -370,7 +422,10 @@ def test_that_nothing_can_be_remembered_is_said(tmp_path):
 def test_the_role_writes_what_the_program_reads():
     written: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__watch_settings"]
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
-    assert set(written) == {field.name for field in fields(contract.Watch)}
+    elsewhere_written = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__watch_settings_elsewhere"]
+    assert set(written) | {"server"} == {field.name for field in fields(contract.Watch)}
+    assert set(elsewhere_written) <= {field.name for field in fields(contract.Watch)}
+    assert set(elsewhere_written["server"]) == {field.name for field in fields(contract.Server)}
     assert set(written["flow_runs"]) == {field.name for field in fields(FlowRuns)}
     assert FlowRuns().states == defaults["watch_flow_run_states"]
     assert FlowRuns().messages_per_hour == defaults["watch_flow_run_messages_per_hour"]

@@ -1,0 +1,84 @@
+"""The server of another host, as one sees it that has nothing in common with it: whether it answers, and is looked at itself.
+
+What is wrong on a server that can still say so, its own prefect-watch tells people. This is for the night when it cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import requests
+from prefect_doctor.finding import Finding, Level
+
+from .settings import Server
+
+#: Seconds for an answer.
+PATIENCE = 15.0
+#: Seconds after which what the server's own watch has left is old; as in caddy/Caddyfile.
+OLD = 150.0
+#: The first line of what /status says (status.py).
+FIRST = re.compile(r"(ok|bad) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
+#: A line of it that the server's own watch can tell nobody of.
+UNHEARD = re.compile(r"^[A-Z]+ messages to people: .*$", re.MULTILINE)
+
+
+def look(server: Server) -> list[Finding]:
+    """Ask /status, and say what a person has to know."""
+    name = server.url.split("://", 1)[-1].rstrip("/")
+    client = requests.Session()
+    # Nothing of whoever runs this.
+    client.trust_env = False
+    client.verify = server.ca_file
+    client.auth = (server.user, Path(server.password_file).read_text().strip())
+    try:
+        answer = client.get(f"{server.url.rstrip('/')}/status", timeout=PATIENCE)
+    except requests.RequestException as error:
+        return findings(name, 0, type(error).__name__ + why(str(error)), datetime.now(UTC))
+    return findings(name, answer.status_code, answer.text, datetime.now(UTC))
+
+
+def why(error: str) -> str:
+    """The part of an error of requests' that a person understands, with its colon; or nothing."""
+    for pattern in (
+        r"(Name or service not known|Temporary failure in name resolution|No address associated with hostname)",
+        r"(Connection refused|No route to host|Network is unreachable|timed out|reset by peer)",
+        r"(certificate verify failed[^(')]*)",
+    ):
+        if found := re.search(pattern, error):
+            return f": {found[1].strip()}"
+    return ""
+
+
+def findings(name: str, status: int, text: str, now: datetime) -> list[Finding]:
+    """What is wrong with an answer; a pure decision.
+
+    Args:
+        name: of the server.
+        status: of HTTP; 0: there was no answer.
+        text: the body, or why there was none.
+        now: with its time zone.
+    """
+    reached, looked, heard = f"server {name}", f"watch of {name}", f"messages of {name}"
+    limit = "an answer"
+    if status == 0:
+        mend = f"is its host up? ping {name}; ssh to it; its provider's console; docs/restore.md for a lost one"
+        return [Finding(reached, Level.BAD, f"does not answer ({text})", limit, mend)]
+    if status == 401:
+        mend = "ansible-playbook site.yml --tags stack,watch"
+        return [Finding(reached, Level.BAD, "does not let this host look (401)", limit, mend)]
+    first = FIRST.match(text)
+    fresh = first and 0 <= abs((now - datetime.fromisoformat(first[2])).total_seconds()) < OLD
+    if status not in (200, 503) or (status == 503 and not first and "prefect-watch.timer" not in text):
+        mend = f"on {name}: systemctl status prefect-stack; docker ps --all"
+        return [Finding(reached, Level.BAD, f"answers {status}", limit, mend)]
+    found = [Finding(reached, Level.OK, f"answers {status}", limit)]
+    if not fresh:
+        mend = f"on {name}: systemctl status prefect-watch.timer; journalctl -u prefect-watch -n 50; prefect-doctor"
+        return [*found, Finding(looked, Level.BAD, "nobody has looked at it in the last 150 s", "each minute", mend)]
+    found.append(Finding(looked, Level.OK, f"says {first[1] if first else ''}", "each minute"))
+    unheard = UNHEARD.search(text)
+    level = Level.BAD if unheard else Level.OK
+    mend = f"on {name}: prefect-watch test; prefect-doctor" if unheard else ""
+    return [*found, Finding(heard, level, unheard[0] if unheard else "are delivered", "are delivered", mend)]
