@@ -14,27 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.lab import backups, restores
+from tests.lab import restores, watching
 from tests.lab.people import PASSWORD, Mailbox, Person, gateway
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.vps import Vps
+from tests.lab.watching import ETC, UNIT
 
-UNIT = "prefect-watch.service"
-ETC = "/run/watch-etc"
 # What a VPS in a container has of the machine that it is on: its clock, its memory, its disk.
 OF_THE_MACHINE = ("clock", "memory", "killed for memory", "disk", "security updates", "reboot")
-AGE = """
-import json, sys
-def aged(value):
-    if isinstance(value, dict): return {name: aged(one) for name, one in value.items()}
-    if isinstance(value, list): return [aged(one) for one in value]
-    return value - SECONDS if isinstance(value, float) and value > 1e9 else value
-for path in sys.argv[1:]:
-    with open(path) as file: known = json.load(file)
-    known["looked"] = {}
-    with open(path, "w") as file: json.dump({**aged(known), "at": known["at"]}, file)
-"""
-MEMORY = "/run/prefect-watch/memory.json /var/lib/prefect/backups/watch/memory.json"
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +44,8 @@ def watched(vps: Vps, person: Person, mailbox: Mailbox) -> Iterator[None]:
         "heartbeat_url": person.heartbeat,
         "flow_runs": {"states": ["Crashed", "Failed"], "tags": ["told"], "messages_per_hour": 2},
     }
-    with restores.no_timers(vps):
-        vps.ssh(f"rm -f {MEMORY}; install -d -m 700 {ETC}; cat > {ETC}/settings.json", text=json.dumps(settings))
-        with backups.unit_environment(vps, UNIT, PREFECT_WATCH_ETC=ETC):
-            yield
-        vps.ssh(f"rm -rf {ETC} {MEMORY}")
+    with restores.no_timers(vps), watching.told(vps, settings):
+        yield
 
 
 Look = Callable[..., str]
@@ -71,14 +55,7 @@ Look = Callable[..., str]
 def look(vps: Vps) -> Look:
     """`look()`: once; `look(seconds)`: after so many seconds have gone by. Gives what it has said."""
 
-    def started(seconds: float = 0) -> str:
-        if seconds:
-            vps.ssh(f"python3 - {MEMORY}", text=AGE.replace("SECONDS", str(seconds)))
-        ended = backups.start(vps, UNIT)
-        assert ended.result == "success", ended.said
-        return ended.said
-
-    return started
+    return lambda seconds=0: watching.look(vps, seconds)
 
 
 def of(told: dict[str, Any]) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from tests.lab import watching
 from tests.lab.conftest import Aloud, Endpoint
+from tests.lab.people import Person, gateway
 from tests.lab.vps import images, inventory
 from tests.lab.vps.playbook import STACK_EFFECTS, PlaybookRun
 from tests.lab.vps.vps import Vps
@@ -33,6 +35,15 @@ CUT_SECONDS = 40
 LONG_CUT_SECONDS = 150  # workers_crash_seconds is 90 in the lab
 BACK_WITHIN = 90  # seconds from the end of that until what has been given up has ended
 PROCESSES = "pgrep --full '[p]refect.engine' || true"
+# What the other host's account finds at /status: the names of the checks that it goes by.
+ASKED = """/opt/prefect/backups/venv/bin/python - <<'END'
+import json, sys
+sys.path.insert(0, "/opt/prefect/backups/current")
+from prefect_watch import elsewhere
+from prefect_watch.settings import Server
+with open("/etc/prefect/watch/settings.json") as file:
+    print([one.check for one in elsewhere.look(Server(**json.load(file)["server"]))])
+END"""
 ROOT = Path(__file__).parents[2]
 # Seconds from the loss of a host until its runs are Crashed. The window is 90, and it is 92 on an idle machine; this is a guard
 # against hanging.
@@ -126,7 +137,7 @@ def provisioned(
     """The run of site.yml that made the other host; at the end the server is as it was before, whatever failed."""
     write_inventory({other: {"prefect_workers": WORKERS}})
     with aloud("ansible-playbook site.yml with a second host"):
-        run = playbook("site.yml", *QUICKLY)
+        run = playbook("site.yml", *QUICKLY, "--extra-vars", f"watch_from={other.name}")
     yield run
     if other.name in (inventory_directory / "hosts.yml").read_text():
         write_inventory()
@@ -167,6 +178,44 @@ def test_both_hosts_are_provisioned_by_one_run(vps, other, provisioned):
     assert provisioned.hosts[other.name]["changed"] > 0
     assert f"prefect-worker@far-1.service on {other.name}: pool general, online" in provisioned.joined
     assert f"prefect-worker@far-2.service on {other.name}: pool general, queues low, online" in provisioned.joined
+
+
+def test_it_tells_people_when_the_server_does_not_answer_it(vps, other, provisioned):
+    """It was provisioned with watch_from; the runs that follow are without it, and so it watches no longer."""
+    other.ssh("systemctl stop prefect-watch-from.timer")
+    settings = json.loads(other.ssh("cat /etc/prefect/watch/settings.json").stdout)
+
+    def look(seconds: float = 0) -> None:
+        print(watching.look(other, seconds, watching.UNIT_ELSEWHERE))
+
+    with Person(gateway(other)) as person:
+        settings["notify_urls"] = [person.url]
+        with watching.told(other, settings, watching.UNIT_ELSEWHERE):
+            until("the server's own look", lambda: "" if "messages" in other.ssh(ASKED).stdout else "none yet", 120)
+            look()
+            assert "nothing is wrong" in other.ssh(f"PREFECT_WATCH_ETC={watching.ETC} prefect-watch status").stdout
+            vps.ssh("docker stop prefect-caddy")
+            try:
+                look()
+                look(95)
+            finally:
+                vps.ssh("docker start prefect-caddy")
+            until("the proxy", lambda: "" if "messages" in other.ssh(ASKED).stdout else "not there", 120)
+            look()
+            look(400)
+        told, well = person.messages
+    domain = settings["server"]["url"].removeprefix("https://")
+    assert told["title"].startswith(f"{other.name}: bad: server {domain}: does not answer (ConnectionError: ")
+    assert f"  what to do: is its host up? ping {domain}; ssh to it;" in told["message"]
+    assert f"Well again:\n  server {domain} (was bad for" in well["message"]
+
+
+def test_it_watches_the_server_no_longer(other, provisioned, playbook):
+    playbook("site.yml", "--tags", "stack,watch")
+    assert (
+        other.ssh("systemctl is-active prefect-watch-from.timer; ls /etc/prefect/watch", check=False).stdout
+        == "inactive\n"
+    )
 
 
 # A server of logs that only takes those that show a certificate of its authority ($1: its own address).
