@@ -12,6 +12,7 @@ description:
     that was most of the time of a run of site.yml.
   - Entries are made in their order. Each file is replaced whole (written beside, then renamed).
   - C(absent) removes a file or a link, and never a directory.
+  - The SHA-256 of each file is kept on the host, so that prefect-doctor can tell which were changed by hand since.
 options:
   entries:
     description: What shall be there.
@@ -52,6 +53,10 @@ options:
         description: Keep the file that was there, beside the new one.
         type: bool
         default: false
+  record:
+    description: Where the SHA-256 of each file is kept, by its path. A file that is gone is left out.
+    type: path
+    default: /var/lib/prefect/placed.json
 author:
   - the prefect self-hosting kit
 """
@@ -74,6 +79,8 @@ changed_paths:
   returned: always
 """
 
+import hashlib  # noqa: E402
+import json  # noqa: E402
 import os  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -195,6 +202,35 @@ def make(module: AnsibleModule, entry: dict) -> tuple[bool, dict | None]:
     return changed, diff
 
 
+def recorded(known: dict, entries: list[dict]) -> dict:
+    """The SHA-256 of files by path, with these entries. What is gone was removed by a task, or is placed again by the next run."""
+    known = {path: value for path, value in known.items() if os.path.lexists(path)}
+    for entry in entries:
+        known.pop(entry["path"], None)
+        if entry["state"] == "file":
+            known[entry["path"]] = hashlib.sha256(entry["content"].encode(errors="surrogateescape")).hexdigest()
+    return known
+
+
+def keep(record: Path, entries: list[dict]) -> None:
+    """Write down what was placed, where that is news. Root's alone: hashes of secrets are among them."""
+    try:
+        before = json.loads(record.read_text())
+    except (OSError, ValueError):
+        before = {}
+    after = recorded(before if isinstance(before, dict) else {}, entries)
+    if after == before:
+        return
+    record.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".placed-", dir=record.parent)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(after, file, indent=1, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).rename(record)
+
+
 def main() -> None:
     options = {
         "path": {"type": "path", "required": True},
@@ -208,7 +244,10 @@ def main() -> None:
         "backup": {"type": "bool", "default": False},
     }
     module = AnsibleModule(
-        argument_spec={"entries": {"type": "list", "elements": "dict", "required": True, "options": options}},
+        argument_spec={
+            "entries": {"type": "list", "elements": "dict", "required": True, "options": options},
+            "record": {"type": "path", "default": "/var/lib/prefect/placed.json"},
+        },
         supports_check_mode=True,
     )
     entries = module.params["entries"]
@@ -216,13 +255,19 @@ def main() -> None:
         path = Path(entry["path"])
         if text := problem(entry, path.is_dir() and not path.is_symlink()):
             module.fail_json(msg=text)
-    paths, diffs = [], []
-    for entry in entries:
-        changed, diff = make(module, entry)
-        if changed:
-            paths.append(entry["path"])
-        if diff:
-            diffs.append(diff)
+    paths, diffs, made = [], [], []
+    try:
+        for entry in entries:
+            changed, diff = make(module, entry)
+            made.append(entry)
+            if changed:
+                paths.append(entry["path"])
+            if diff:
+                diffs.append(diff)
+    finally:
+        # Also where a later one is refused: those before it are in their places.
+        if not module.check_mode:
+            keep(Path(module.params["record"]), made)
     module.exit_json(changed=bool(paths), changed_paths=paths, diff=diffs)
 
 

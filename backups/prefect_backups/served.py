@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from . import placed
 from .errors import Code, Failure
 from .files import write_whole
 from .host import Host
@@ -30,6 +31,7 @@ def set_image(host: Host, image: str, variable: str = "PREFECT_IMAGE") -> None:
         state = Path(host.stack.environment().get("PREFECT_STATE", "/var/lib/prefect"))
         write_whole(state / "migrated", f"{image}\n", mode=0o644)
     write_whole(path, "\n".join(changed) + "\n", mode=path.stat().st_mode & 0o777)
+    placed.note(path)
 
 
 def serve_with(host: Host, image: str) -> None:

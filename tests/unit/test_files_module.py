@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect_backups import placed
 
 MODULE = Path(__file__).resolve().parents[2] / "ansible/library/prefect_files.py"
 
@@ -22,7 +23,8 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def make(*entries: dict[str, Any], check: bool = False) -> dict[str, Any]:
         ours = {"owner": str(os.getuid()), "group": str(os.getgid())}
         given = [{**ours, **entry, "path": str(tmp_path / entry["path"])} for entry in entries]
-        arguments = {"entries": given, "_ansible_check_mode": check, "_ansible_diff": True}
+        record = str(tmp_path.with_name(f"{tmp_path.name}.placed") / "placed.json")
+        arguments = {"entries": given, "record": record, "_ansible_check_mode": check, "_ansible_diff": True}
         done = subprocess.run(
             [sys.executable, str(MODULE)],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
@@ -135,3 +137,30 @@ def test_what_shall_be_absent_is_removed_but_for_a_directory(run, tmp_path):
     (tmp_path / "a").mkdir()
     said = run({"path": "a", "state": "absent"})
     assert said["msg"] == f'"{tmp_path / "a"}" is a directory, and shall be absent'
+
+
+def test_what_was_placed_is_recorded_until_it_is_removed(run, tmp_path):
+    """For prefect-doctor: which files were changed by hand since (prefect_backups/placed.py reads it)."""
+    record = tmp_path.with_name(f"{tmp_path.name}.placed") / "placed.json"
+    run(DIRECTORY, FILE, check=True)
+    assert not record.exists()
+    run(DIRECTORY, FILE, LINK, {"path": "b", "content": "b\n", "mode": "0600"})
+    assert [Path(path).name for path in placed.read(record)] == ["file", "b"]
+    assert placed.changed(placed.read(record)) == []
+    assert record.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "a/file").write_text("by hand\n")
+    (tmp_path / "b").unlink()
+    assert placed.changed(placed.read(record)) == [str(tmp_path / "a/file"), str(tmp_path / "b")]
+    # A run that places something else makes nothing well that it does not place; what is gone was removed by a task.
+    run(
+        {"path": "c", "content": "c\n", "mode": "0600"},
+        {"path": "d", "content": "d", "mode": "0600", "validate": "false %s"},
+    )
+    assert [Path(path).name for path in placed.changed(placed.read(record))] == ["file"]
+    assert str(tmp_path / "c") in placed.read(record) and str(tmp_path / "d") not in placed.read(record)
+    # A tool of the kit's that changes one says so; of a file of somebody else's nothing is kept.
+    placed.note(tmp_path / "a/file", record)
+    placed.note(tmp_path / "e", record)
+    assert placed.changed(placed.read(record)) == [] and len(placed.read(record)) == 2
+    run({"path": "c", "state": "absent"})
+    assert len(placed.read(record)) == 1
