@@ -225,6 +225,7 @@ class Proxy:
         (caddy.directory / "caddy.json").write_text(json.dumps(configuration))
         self.origin = f"https://localhost:{self.https}"
         self.directory = caddy.directory
+        self.alarms = caddy.directory / "stderr"
 
     def __enter__(self) -> Proxy:
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -244,7 +245,8 @@ class Proxy:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         environment = {"PREFECT_DOMAIN": "localhost", "HOME": str(self.directory), "XDG_DATA_HOME": str(self.directory)}
         command = [CADDY, "run", "--config", str(self.directory / "caddy.json")]
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with self.alarms.open("wb") as alarms:
+            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=alarms)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -261,11 +263,11 @@ class Proxy:
         self.server.server_close()
 
     def ask(self, method: str, path: str = "/api/flow_runs/", **headers: str) -> int:
-        """The status of a request with the password, as a browser that has logged in sends it everywhere."""
+        """The status of a request with the password, as a browser that has logged in sends it everywhere. An empty header is left out."""
         context = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection("localhost", self.https, context=context, timeout=20)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, headers={"Authorization": f"Basic {LOGIN}", **named})
+        named = {"Authorization": f"Basic {LOGIN}"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers={name: value for name, value in named.items() if value})
         status = connection.getresponse().status
         connection.close()
         return status
@@ -285,6 +287,23 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 def test_programs_need_nothing_but_their_password(proxy: Proxy, method: str) -> None:
     assert proxy.ask(method) == 200
     assert proxy.ask(method, Authorization="Basic " + base64.b64encode(b"alice:wrong").decode()) == 401
+
+
+def test_only_a_failed_login_is_told_apart_in_the_log(proxy: Proxy) -> None:
+    """On stderr, where prefect-doctor finds it: not a login that went well, nor a browser's first request, without a password."""
+
+    def failed(path: str) -> int:
+        return sum(f'"uri":"{path}"' in line for line in proxy.alarms.read_text().splitlines())
+
+    for name, login in (("well", LOGIN), ("wrong", "YWxpY2U6d3Jvbmc="), ("stranger", "Ym9iOnBhc3N3b3Jk"), ("none", "")):
+        assert proxy.ask("GET", f"/{name}", Authorization=login and f"Basic {login}") == (
+            200 if name == "well" else 401
+        )
+    deadline = time.monotonic() + 10
+    while not failed("/stranger") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [failed(f"/{name}") for name in ("well", "wrong", "stranger", "none")] == [0, 1, 1, 0]
+    assert "YWxpY2U6d3Jvbmc" not in proxy.alarms.read_text()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", *CHANGING])
