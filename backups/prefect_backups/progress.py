@@ -18,6 +18,10 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+# By whoever imports them from here.
+from .words import duration as duration
+from .words import size as size
+
 # Sets how far a step is: a fraction from 0 to 1 and a few words, such as "412 of 980 MB".
 Advance = Callable[[float | None, str], None]
 
@@ -152,20 +156,3 @@ class Report:
             took = time.monotonic() - started
             self.seconds[name or text] = round(took, 2)
             self.say(f"  {'ok  ' if well else 'FAILED'} {text}: {took:.1f} s", style="" if well else "bold red")
-
-
-def size(count: float) -> str:
-    """Bytes in words: 0.4 MB, 731 MB, 12.3 GB (decimal units, as disks are sold)."""
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """A time in words: 42 s, 12 minutes, 3 hours, 5 days."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    for unit, length in (("minutes", 60), ("hours", 3600)):
-        if seconds < 2 * {"minutes": 3600, "hours": 86400}[unit]:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86400:.0f} days"

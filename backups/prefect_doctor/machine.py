@@ -1,18 +1,18 @@
-"""The machine: disks, memory, the clock, what systemd could not start, and updates that wait."""
+"""The machine: disks, memory, the clock, what systemd could not start, a reboot that waits. Standard library only."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefect_backups.progress import duration, size
 from prefect_backups.settings import Settings
 from prefect_backups.units import UNITS
+from prefect_backups.words import duration, size
 
+from .asked import said
 from .finding import Finding, Level, graded
 
 #: Of a disk: the share that is used, and the bytes that are left, whichever comes first. Backups keep off what their reserve_mb says.
@@ -22,12 +22,13 @@ LEFT_WARNING, LEFT_BAD = 3_000_000_000, 1_000_000_000
 MEMORY_WARNING, MEMORY_BAD = 0.9, 0.97
 #: Share of the last five minutes in which all processes waited for memory (PSI, "full").
 PRESSURE_WARNING, PRESSURE_BAD = 0.05, 0.25
-#: Days that a reboot may wait for, and security updates: unattended-upgrades installs them within a day.
-REBOOT_DAYS, UPDATES_DAYS = 7, 3
+#: Swap that is in use holds what nobody has needed for long. It hurts where processes wait for what is in it: this share of the
+#: swap, while some process has waited for this share of the last five minutes (PSI, "some").
+SWAP_WARNING, SWAP_PRESSURE = 0.5, 0.1
+#: Days that a reboot may wait for.
+REBOOT_DAYS = 7
 #: Failed units that units.py tells of in more words.
 OTHERWISE_CHECKED = (*UNITS, "prefect-worker@", "prefect-docker-worker@")
-#: Seconds of a program that is asked.
-PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Machine:
     #: Bytes.
     memory: int
     memory_available: int
-    #: Share of the last five minutes; None where the kernel does not tell.
+    #: Share of the last five minutes in which all processes waited for it; None where the kernel does not tell.
     pressure: float | None
     #: Processes that the kernel has killed for memory since boot.
     killed: int
@@ -58,16 +59,11 @@ class Machine:
     failed: list[str] = field(default_factory=list)
     #: Seconds for which a reboot has been waiting; None: none does.
     reboot: float | None = None
-    #: Packages with security updates that are not installed, and the seconds since the lists were fetched.
-    updates: list[str] = field(default_factory=list)
-    lists: float = 0.0
-
-
-def _said(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    #: Bytes of swap, and those that are free.
+    swap: int = 0
+    swap_free: int = 0
+    #: Share of the last five minutes in which some process waited for memory.
+    some_pressure: float | None = None
 
 
 def disks(paths: Sequence[str]) -> list[Disk]:
@@ -83,19 +79,17 @@ def disks(paths: Sequence[str]) -> list[Disk]:
     return list(found.values())
 
 
-def pressure_of(text: str) -> float | None:
-    """The share of the last five minutes from /proc/pressure/memory; None where it is not there."""
+def pressure_of(text: str, kind: str = "full") -> float | None:
+    """The share of the last five minutes from /proc/pressure/memory; None where it is not there.
+
+    Args:
+        kind: `full`, all processes waited, or `some`, at least one.
+    """
     for line in text.splitlines():
-        kind, *pairs = line.split()
-        if kind == "full":
+        first, *pairs = line.split()
+        if first == kind:
             return float(dict(pair.split("=") for pair in pairs)["avg300"]) / 100
     return None
-
-
-def security_updates(said: str) -> list[str]:
-    """Packages of `apt-get --simulate upgrade` that come from a security archive."""
-    lines = [line.split() for line in said.splitlines() if line.startswith("Inst ") and "-Security" in line]
-    return [words[1] for words in lines]
 
 
 def _age(path: str) -> float | None:
@@ -112,23 +106,32 @@ def _text(path: str) -> str:
         return ""
 
 
-def look(settings: Settings) -> Machine:
-    """Raises OSError where /proc is not as it should be."""
+def look(settings: Settings | None) -> Machine:
+    """Raises OSError where /proc is not as it should be.
+
+    Args:
+        settings: of the tools; None on a host that has none.
+    """
     lines = dict(line.split(":", 1) for line in _text("/proc/meminfo").splitlines())
-    memory = {name: int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable")}
+    memory = {
+        name: int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
+    }
     counts = dict(line.split() for line in _text("/proc/vmstat").splitlines())
-    failed = _said("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
+    pressure = _text("/proc/pressure/memory")
+    failed = said("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
+    ours = [settings.repository, settings.staging] if settings else ["/var/lib/prefect-worker"]
     return Machine(
-        disks=disks(["/", "/var/lib/docker", settings.repository, settings.staging, "/tmp"]),  # noqa: S108
+        disks=disks(["/", "/var/lib/docker", *ours, "/tmp"]),  # noqa: S108
         memory=memory["MemTotal"],
         memory_available=memory["MemAvailable"],
-        pressure=pressure_of(_text("/proc/pressure/memory")),
+        pressure=pressure_of(pressure),
         killed=int(counts.get("oom_kill", 0)),
-        clock_synchronised=_said("timedatectl", "show", "--property=NTPSynchronized", "--value").strip() == "yes",
+        clock_synchronised=said("timedatectl", "show", "--property=NTPSynchronized", "--value").strip() == "yes",
         failed=[line.split()[0] for line in failed.splitlines() if line.strip()],
         reboot=_age("/run/reboot-required"),
-        updates=security_updates(_said("apt-get", "--simulate", "--quiet", "upgrade")),
-        lists=_age("/var/lib/apt/lists/partial") or 0.0,
+        swap=memory["SwapTotal"],
+        swap_free=memory["SwapFree"],
+        some_pressure=pressure_of(pressure, "some"),
     )
 
 
@@ -159,6 +162,18 @@ def memory(found: Machine) -> Finding:
         words += f", all waited for it {found.pressure:.0%} of 5 min"
     mend = "systemd-cgtop --order=memory; memory_max of prefect_workers" if level else ""
     return Finding("memory", level, words, f"less than {MEMORY_WARNING:.0%}, {PRESSURE_WARNING:.0%}", mend)
+
+
+def swap(found: Machine) -> list[Finding]:
+    """Swap in use together with processes that wait for memory; none where there is no swap."""
+    if not found.swap:
+        return []
+    used, waited = 1 - found.swap_free / found.swap, found.some_pressure or 0.0
+    level = Level.WARNING if used >= SWAP_WARNING and waited >= SWAP_PRESSURE else Level.OK
+    words = f"{used:.0%} of {size(found.swap)} in use, some process waited for memory {waited:.0%} of 5 min"
+    limit = f"less than {SWAP_WARNING:.0%}, or {SWAP_PRESSURE:.0%}"
+    mend = "systemd-cgtop --order=memory; memory_max of prefect_workers; vmstat 5" if level else ""
+    return [Finding("swap", level, words, limit, mend)]
 
 
 def killed(found: Machine) -> Finding:
@@ -195,29 +210,14 @@ def reboot(found: Machine) -> Finding:
     return Finding("reboot", level, f"one has waited for {duration(found.reboot)}", f"within {REBOOT_DAYS} days", mend)
 
 
-def updates(found: Machine) -> Finding:
-    """Security updates, and whether anybody looks for them."""
-    if found.lists > UPDATES_DAYS * 86400:
-        return Finding(
-            "security updates",
-            Level.WARNING,
-            f"not looked for since {duration(found.lists)}",
-            f"every {UPDATES_DAYS} days",
-            "systemctl status apt-daily.timer apt-daily-upgrade.timer",
-        )
-    level = Level.WARNING if found.updates else Level.OK
-    mend = "ansible-playbook upgrade.yml --tags host (they come by themselves within a day)" if level else ""
-    return Finding("security updates", level, ", ".join(found.updates) or "none waits", "none", mend)
-
-
 def findings(found: Machine) -> Sequence[Finding]:
     """All of them."""
     return [
         *(disk(one) for one in found.disks),
         memory(found),
+        *swap(found),
         killed(found),
         clock(found),
         units(found),
         reboot(found),
-        updates(found),
     ]

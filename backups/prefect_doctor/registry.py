@@ -1,4 +1,12 @@
-"""All groups of checks: the one list that prefect-doctor shows and prefect-watch tells of."""
+"""All groups of checks: the one list that prefect-doctor shows and prefect-watch tells of, and for how long what was found may be
+used again.
+
+prefect-doctor itself looks at everything. What is cheap is looked at each minute. What a look costs, in milliseconds of a
+processor, programs that it asks included (measured in the lab; to start Python and import all of this takes 250):
+
+    containers 10, way in 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, growth 7
+    backups 530 (restic), drift 120 (docker compose), updates 650 (apt-get)
+"""
 
 from __future__ import annotations
 
@@ -10,17 +18,34 @@ from prefect_backups import units as kit_units
 from prefect_backups.host import Host
 from prefect_backups.settings import Settings
 
-from . import containers, copies, database, growth, machine, messages, units, way_in, work
+from . import (
+    containers,
+    copies,
+    database,
+    domain,
+    drift,
+    events,
+    growth,
+    logs,
+    machine,
+    messages,
+    units,
+    updates,
+    way_in,
+    work,
+)
 from .finding import Finding
+
+MINUTE = 60.0
 
 
 @dataclass(frozen=True)
 class Group:
-    """Checks that are looked at in one go."""
+    """Checks that are looked at together: what is down hides nothing of another group."""
 
     look: Callable[[], Sequence[Finding]]
-    #: Seconds for which prefect-watch reuses what was found: what costs more is looked at less often. 0: never.
-    seconds: float = 0.0
+    #: Seconds for which prefect-watch uses its findings again. 0: it does not.
+    good_for: float = 0.0
 
 
 @dataclass
@@ -33,7 +58,7 @@ class Seen:
 
 
 def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, Group]:
-    """By name; each is tried by itself, so that what is down hides nothing else.
+    """By name; nothing is looked at yet.
 
     Args:
         seen: is filled by those that are looked at.
@@ -58,10 +83,16 @@ def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, 
         "work": Group(of_work),
         "database": Group(of_database),
         "units": Group(lambda: units.findings(kit_units.look(loaded))),
-        # Opens the repository, which derives a key: half a second of a core.
-        "backups": Group(lambda: copies.check(loaded), 900.0),
         "machine": Group(of_machine),
-        # From samples, of which there is one every 5 minutes.
-        "growth": Group(lambda: growth.check(loaded, time.time()), 900.0),
         "messages": Group(lambda: messages.check(loaded)),
+        "events": Group(lambda: events.findings(events.look(loaded, host)), 5 * MINUTE),
+        "logs": Group(lambda: logs.findings(logs.look()), 5 * MINUTE),
+        "backups": Group(lambda: copies.check(loaded), 15 * MINUTE),
+        # From samples, of which there is one every 5 minutes.
+        "growth": Group(lambda: growth.check(loaded, time.time()), 15 * MINUTE),
+        "DNS": Group(lambda: domain.findings(domain.look(loaded.endpoint.url)), 15 * MINUTE),
+        "drift": Group(
+            lambda: drift.findings(drift.look(loaded.compose_file, loaded.compose_environment)), 60 * MINUTE
+        ),
+        "updates": Group(lambda: updates.findings(updates.look()), 60 * MINUTE),
     }

@@ -63,7 +63,7 @@ def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str
         name: group
         for name, group in all_groups.items()
         # Half a minute: a timer is never quite on time.
-        if name not in known.looks or alerts.passed(known.looked.get(name, 0.0), now) >= group.seconds - 30
+        if name not in known.looks or alerts.passed(known.looked.get(name, 0.0), now) >= group.good_for - 30
     }
     with ThreadPoolExecutor(max(len(due), 1)) as pool:
         found = dict(zip(due, pool.map(lambda item: tried(item[0], item[1].look), due.items()), strict=True))

@@ -385,8 +385,6 @@ def test_a_disk_that_fills(disk, level):
         (machine.units, {"failed": ["prefect-backup.service", "prefect-worker@a.service"]}, OK),
         (machine.reboot, {"reboot": 86400.0}, OK),
         (machine.reboot, {"reboot": 10 * 86400.0}, WARNING),
-        (machine.updates, {"updates": ["openssl"]}, WARNING),
-        (machine.updates, {"lists": 5 * 86400.0}, WARNING),
     ],
 )
 def test_what_is_wrong_with_a_machine(check, changed, level):
@@ -395,15 +393,21 @@ def test_what_is_wrong_with_a_machine(check, changed, level):
     assert mended(found)
 
 
+@pytest.mark.parametrize(
+    ("used", "waited", "level"), [(0.9, 0.0, OK), (0.2, 0.5, OK), (0.6, 0.2, WARNING), (0.6, None, OK)]
+)
+def test_swap_hurts_where_processes_wait_for_it(used, waited, level):
+    (found,) = machine.swap(machine_with(swap=GIGABYTE, swap_free=int(GIGABYTE * (1 - used)), some_pressure=waited))
+    assert found.level is level
+    assert mended(found)
+    assert machine.swap(MACHINE) == []
+
+
 def test_what_the_system_says():
     text = "some avg10=0.00 avg60=0.00 avg300=1.50 total=9\nfull avg10=0.00 avg60=0.00 avg300=12.50 total=9\n"
     assert machine.pressure_of(text) == 0.125
+    assert machine.pressure_of(text, "some") == 0.015
     assert machine.pressure_of("") is None
-    said = (
-        "Inst openssl [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])\n"
-        "Inst bash [5.2-1] (5.2-2 Debian:13.2/stable [amd64])\nConf openssl (…)\n"
-    )
-    assert machine.security_updates(said) == ["openssl"]
     assert {one.path for one in machine.disks(["/", "/", "/does/not/exist"])} == {"/"}
 
 

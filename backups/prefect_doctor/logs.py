@@ -1,0 +1,164 @@
+"""What the journal says of failed logins, at the reverse proxy and at sshd, and of certificates that are not renewed.
+
+The Caddyfile sends these lines, and no others, to stderr: PRIORITY=3 finds them by the journal's index, so that the cost is that of
+what went wrong, and not of all that was logged. A name or password that was tried is nowhere in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_backups.words import duration
+
+from .asked import said
+from .finding import Finding, Level
+
+#: Seconds of the journal: of failed logins, and of renewals (Caddy tries again for days, at most 6 hours apart).
+LOGINS, RENEWALS = 3600, 86400
+#: Lines that are read at most.
+LINES = 5000
+#: Failed logins of an hour. The proxy: whoever mistypes needs a handful, and scanners come without a password; more is somebody who
+#: guesses (each costs a tenth of a second of a core), or a program with an old password, which asks every few seconds.
+PROXY_WARNING = 100
+#: sshd: any address of the internet is tried some hundred times an hour, in vain, since passwords are off. So many more are a
+#: nuisance to log and processor.
+SSH_WARNING = 2000
+
+#: An attempt at sshd ends in one or several of these lines, all with the address and port at the end, which no name can forge.
+SSH_FAILED = re.compile(
+    r"^(?:Invalid user |Failed \w+ for |Connection (?:closed|reset) by (?:invalid|authenticating) user |"
+    r"Disconnected from (?:invalid|authenticating) user |error: maximum authentication attempts exceeded ).*?"
+    r"([0-9a-fA-F:.]+) port (\d+)(?: ssh2)?(?: \[preauth\])?$"
+)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Logins that have failed."""
+
+    #: How many, by address.
+    addresses: Counter[str] = field(default_factory=Counter)
+    #: Seconds that they are of: less than an hour where that had more lines than are read.
+    seconds: float = LOGINS
+
+    @property
+    def count(self) -> int:
+        """How many in all."""
+        return self.addresses.total()
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What was found."""
+
+    proxy: Failed = field(default_factory=Failed)
+    #: None: sshd has no journal here.
+    ssh: Failed | None = None
+    #: The newest error of a certificate that was not renewed, and seconds since; None: none, or it has been renewed since.
+    renewal: tuple[str, float] | None = None
+
+
+def entries(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Lines of Caddy's; what is no JSON is left out (a panic)."""
+    made = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            made.append(entry)
+    return made
+
+
+def of_proxy(lines: Sequence[dict[str, Any]], now: float) -> Failed:
+    """Its failed logins of the last hour. `now` is in seconds since 1970."""
+    found: Counter[str] = Counter()
+    oldest = now - LOGINS
+    if len(lines) >= LINES:
+        oldest = max(oldest, min(float(line.get("ts", now)) for line in lines))
+    for line in lines:
+        if line.get("logger") == "http.log.access.failed_login" and float(line.get("ts", 0)) >= oldest:
+            found[str(line.get("request", {}).get("remote_ip", "?"))] += 1
+    return Failed(found, now - oldest)
+
+
+def of_ssh(lines: Sequence[str], now: float) -> Failed:
+    """sshd's failed logins: one for each connection, whatever it has tried. Lines are the journal's `short-unix`."""
+    connections: set[tuple[str, str]] = set()
+    for line in lines:
+        if match := SSH_FAILED.match(line.partition(": ")[2]):
+            connections.add((match[1], match[2]))
+    oldest = float(lines[0].partition(" ")[0]) if len(lines) >= LINES else now - LOGINS
+    return Failed(Counter(address for address, _ in connections), now - oldest)
+
+
+def renewal_error(lines: Iterable[dict[str, Any]], now: float) -> tuple[str, float] | None:
+    """The newest error of a certificate, with its age in seconds; None where one was obtained since."""
+    newest: tuple[str, float] | None = None
+    for line in lines:
+        logger, at = str(line.get("logger", "")), float(line.get("ts", 0))
+        if not logger.startswith(("tls", "pki")) or at < now - RENEWALS:
+            continue
+        if line.get("level") == "error":
+            words = ": ".join(str(line[name]) for name in ("msg", "error") if line.get(name))
+            newest = (" ".join(words.split())[:300], now - at)
+        elif str(line.get("msg")).endswith((" obtained successfully", " renewed successfully")):
+            newest = None
+    return newest
+
+
+def _journal(seconds: int, *matches: str, output: str = "cat") -> list[str]:
+    bounds = (f"--since=-{seconds}s", f"--lines={LINES}", "--quiet", "--no-pager", f"--output={output}")
+    return said("journalctl", *bounds, *matches).splitlines()
+
+
+def look() -> Logs:
+    """Asks the journal twice."""
+    now = time.time()
+    proxy = entries(_journal(RENEWALS, "PRIORITY=3", "_SYSTEMD_UNIT=docker.service", "CONTAINER_TAG=prefect-caddy"))
+    ssh = _journal(LOGINS, "_SYSTEMD_UNIT=ssh.service", output="short-unix")
+    return Logs(of_proxy(proxy, now), of_ssh(ssh, now), renewal_error(proxy, now))
+
+
+def failed_logins(check: str, found: Failed, warning: int, mend: str) -> Finding:
+    """How many, from how many addresses, and which one most."""
+    limit = f"less than {warning:,} in an hour"
+    if not found.count:
+        return Finding(check, Level.OK, "none in the last hour", limit)
+    address, most = found.addresses.most_common(1)[0]
+    when = "the last hour" if found.seconds >= LOGINS else f"the last {duration(found.seconds)} (no more was read)"
+    addresses = "1 address" if len(found.addresses) == 1 else f"{len(found.addresses):,} addresses"
+    words = f"{found.count:,} in {when} from {addresses}, the most ({most:,}) from {address}"
+    # What was read of a shorter time stands for as many in the rest of the hour.
+    level = Level.WARNING if found.count * LOGINS / max(found.seconds, 1.0) >= warning else Level.OK
+    block = f"nft insert rule inet prefect prerouting {'ip6' if ':' in address else 'ip'} saddr {address} drop"
+    return Finding(check, level, words, limit, f"{mend}; until a reboot: {block}" if level else "")
+
+
+def renewals(found: Logs) -> Finding:
+    """Whether a certificate could not be had in the last day. How much life the served one has left is told apart."""
+    check, limit = "certificate renewal", "no error in a day"
+    if found.renewal is None:
+        return Finding(check, Level.OK, "no error", limit)
+    words, age = found.renewal
+    mend = (
+        "journalctl _SYSTEMD_UNIT=docker.service CONTAINER_TAG=prefect-caddy PRIORITY=3 -n 20 -o cat; port 80 and DNS"
+    )
+    return Finding(check, Level.WARNING, f"{duration(age)} ago: {words}", limit, mend)
+
+
+def findings(found: Logs) -> Sequence[Finding]:
+    """All of them."""
+    proxy = "is it a client of yours, with an old password? Else keep it out"
+    ssh = "journalctl -u ssh -n 50; keep it out"
+    made = [failed_logins("failed logins", found.proxy, PROXY_WARNING, proxy)]
+    if found.ssh is not None:
+        made.append(failed_logins("failed logins by ssh", found.ssh, SSH_WARNING, ssh))
+    return [*made, renewals(found)]
