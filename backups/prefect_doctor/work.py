@@ -53,7 +53,26 @@ SELECT (SELECT count(*) FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING',
 ENDED = """
 SELECT state_type::text, count(*) FROM flow_run WHERE end_time > now() - make_interval(hours => 1) GROUP BY 1 ORDER BY 1
 """
-DETECTION = """SELECT count(*) FILTER (WHERE enabled), count(*) FROM automation WHERE name = 'Crash detection'"""
+DETECTION = """SELECT enabled, trigger, actions FROM automation WHERE name = 'Crash detection' ORDER BY created"""
+
+#: What that automation waits for, and does, as the role `workers` makes it (detection.yml; a test holds the two together).
+TRIGGER = {
+    "type": "event",
+    "posture": "Proactive",
+    "match": {"prefect.resource.id": "prefect.flow-run.*"},
+    "after": ["prefect-worker.flow-run.alive"],
+    "expect": [
+        "prefect-worker.flow-run.alive",
+        "prefect-worker.flow-run.ended",
+        "prefect.flow-run.Completed",
+        "prefect.flow-run.Failed",
+        "prefect.flow-run.Crashed",
+        "prefect.flow-run.Cancelled",
+    ],
+    "for_each": ["prefect.resource.id"],
+    "threshold": 1,
+}
+ACTION = {"type": "change-flow-run-state", "state": "CRASHED"}
 
 
 @dataclass(frozen=True)
@@ -74,8 +93,26 @@ class Work:
     at_work: int = 0
     #: Automations "Crash detection": enabled, and all.
     detection: tuple[int, int] = (0, 0)
+    #: What of it is other than the playbook has made it.
+    edited: list[str] = field(default_factory=list)
     #: Flow runs that ended within the last hour, by the type of their state: for the history.
     ended: list[tuple[str, int]] = field(default_factory=list)
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    # Prefect keeps names of events as a set.
+    return sorted(found) == sorted(wanted) if isinstance(wanted, list) and isinstance(found, list) else found == wanted
+
+
+def edited(trigger: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
+    """What of the automation somebody has changed, by its names in the API."""
+    changed = [name for name, wanted in TRIGGER.items() if not _same(wanted, trigger.get(name))]
+    if len(actions) != 1 or any(actions[0].get(name) != wanted for name, wanted in ACTION.items()):
+        return [*changed, "actions"]
+    # The message names the seconds that the playbook has given it; there is no other record of them here.
+    if f" {trigger.get('within') or 0:.0f} seconds" not in str(actions[0].get("message")):
+        changed.append("within")
+    return changed
 
 
 def look(host: Host) -> Work:
@@ -86,6 +123,7 @@ def look(host: Host) -> Work:
             return connection.execute(query, values).fetchall()
 
         ((late, latest),) = rows(LATE, LATE_WARNING)
+        detection = rows(DETECTION)
         return Work(
             late,
             latest,
@@ -94,7 +132,8 @@ def look(host: Host) -> Work:
             rows(UNSERVED, SILENT),
             rows(SLOTS),
             rows(AT_WORK)[0][0],
-            rows(DETECTION)[0],
+            (sum(enabled for enabled, *_ in detection), len(detection)),
+            edited(*detection[0][1:]) if detection else [],
             rows(ENDED),
         )
 
@@ -175,16 +214,18 @@ def crash_detection(work: Work) -> Finding:
     enabled, there = work.detection
     words = (
         "enabled"
-        if enabled == 1
+        if (enabled, there) == (1, 1) and not work.edited
         else "not there"
         if not there
         else "switched off"
         if not enabled
         else f"{there} of that name"
+        if there > 1
+        else f"edited: {', '.join(work.edited)}"
     )
-    well = (enabled, there) == (1, 1)
+    well = (enabled, there) == (1, 1) and not work.edited
     mend = "" if well else "ansible-playbook site.yml --tags workers"
-    return Finding("crash detection", Level.OK if well else Level.BAD, words, "enabled, once", mend)
+    return Finding("crash detection", Level.OK if well else Level.BAD, words, "enabled, once, unedited", mend)
 
 
 def findings(work: Work) -> Sequence[Finding]:

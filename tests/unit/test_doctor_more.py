@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import dns.exception
 import dns.resolver
 import pytest
+import yaml
 from prefect_backups.settings import Endpoint, Settings
-from prefect_doctor import domain, drift, events, logs, registry, updates
+from prefect_doctor import domain, drift, events, logs, registry, updates, work
 from prefect_doctor.domain import Domain
 from prefect_doctor.drift import Drift
 from prefect_doctor.events import Seen, Sent
 from prefect_doctor.finding import Level
 from prefect_doctor.logs import Failed, Logs
 from prefect_doctor.updates import Updates
+from prefect_doctor.work import Work
 
 from tests.unit.test_doctor import mended
 
 OK, WARNING, BAD, UNKNOWN = Level
 NOW = 1_800_000_000.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # --- DNS -----------------------------------------------------------------------------------------------------------
@@ -209,6 +213,46 @@ def test_the_event_of_the_look_before_answers_if_it_is_neither_new_nor_old(tmp_p
         (tmp_path / "sent").write_text(text)
         assert events.remembered(tmp_path / "sent") is None
     assert events.remembered(tmp_path / "none") is None
+
+
+# --- crash detection -------------------------------------------------------------------------------------------------
+
+
+def automation() -> dict[str, Any]:
+    """What the playbook asks of the server, with the seconds that the inventory gives."""
+    text = (ROOT / "ansible/roles/workers/tasks/detection.yml").read_text()
+    wanted = yaml.safe_load(text.replace("{{ workers_crash_seconds }}", "90"))[0]["prefect_automation"]
+    wanted["trigger"]["within"] = 90.0
+    return wanted
+
+
+def test_crash_detection_is_as_the_playbook_makes_it():
+    wanted = automation()
+    trigger, actions = wanted["trigger"], wanted["actions"]
+    assert work.edited(trigger, actions) == []
+    # As the server gives it: with more, and names of events in any order.
+    shuffled = {**trigger, "id": "x", "match_related": {}, "expect": trigger["expect"][::-1]}
+    assert work.edited(shuffled, [{**actions[0], "force": False}]) == []
+    assert set(work.TRIGGER) == set(trigger) - {"within"}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "action", "words"),
+    [
+        ({"within": 30.0}, {}, ["within"]),
+        ({"after": []}, {}, ["after"]),
+        ({"posture": "Reactive", "threshold": 2}, {}, ["posture", "threshold"]),
+        ({}, {"state": "FAILED"}, ["actions"]),
+        ({}, {"type": "do-nothing"}, ["actions"]),
+    ],
+)
+def test_crash_detection_that_somebody_has_edited(trigger, action, words):
+    wanted = automation()
+    edited = work.edited({**wanted["trigger"], **trigger}, [{**wanted["actions"][0], **action}])
+    assert edited == words
+    found = work.crash_detection(Work(detection=(1, 1), edited=edited))
+    assert (found.level, found.measured) == (BAD, f"edited: {', '.join(words)}")
+    assert mended(found)
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------
