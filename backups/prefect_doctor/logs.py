@@ -106,7 +106,9 @@ def renewal_error(lines: Iterable[dict[str, Any]], now: float) -> tuple[str, flo
         logger, at = str(line.get("logger", "")), float(line.get("ts", 0))
         if not logger.startswith(("tls", "pki")) or at < now - RENEWALS:
             continue
-        if line.get("level") == "error":
+        # A proxy that is stopped ends what it was at, which is no failure.
+        stopped = str(line.get("error", "")).endswith("context canceled")
+        if line.get("level") == "error" and not stopped:
             words = ": ".join(str(line[name]) for name in ("msg", "error") if line.get(name))
             newest = (" ".join(words.split())[:300], now - at)
         elif str(line.get("msg")).endswith((" obtained successfully", " renewed successfully")):

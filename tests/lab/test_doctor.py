@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.lab import restores
 from tests.lab.vps.endpoint import Endpoint
+from tests.lab.vps.playbook import REPOSITORY
 from tests.lab.vps.vps import Vps
 
 # What a VPS in a container has of the machine that it is on: its clock, its memory, its disk.
-OF_THE_MACHINE = ("clock", "memory", "killed for memory", "disk", "security updates", "reboot")
+OF_THE_MACHINE = ("clock", "memory", "killed for memory", "disk", "swap", "security updates", "reboot")
+# They are of the last hour, and stay for that long.
+OF_THE_HOUR = ("failed logins",)
 WORKER = "prefect-worker@general-1"
 
 
@@ -29,7 +35,7 @@ def wrong(found: dict[str, Any]) -> dict[str, str]:
     return {
         name: one["level"]
         for name, one in found.items()
-        if name != "exit" and one["level"] != "OK" and not name.startswith(OF_THE_MACHINE)
+        if name != "exit" and one["level"] != "OK" and not name.startswith((*OF_THE_MACHINE, *OF_THE_HOUR))
     }
 
 
@@ -37,6 +43,14 @@ def test_a_server_that_is_well(vps: Vps, endpoint: Endpoint) -> None:
     found = doctor(vps)
     assert wrong(found) == {}
     assert {"prefect-server", "API, a write", "certificate", "worker general-1", "database", "backups"} <= set(found)
+    assert {
+        "events",
+        "DNS",
+        "placed files",
+        "containers' configuration",
+        "failed logins",
+        "certificate renewal",
+    } <= set(found)
     assert endpoint.get("/api/variables/name/prefect_kit_doctor").status_code == 404
     # For a person, in a pipe: no line is cut.
     table = vps.ssh("prefect-doctor", check=False).stdout
@@ -52,7 +66,8 @@ def broken(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
     limit = {"name": "of-nobody", "limit": 2, "active": True, "active_slots": 1}
     endpoint.post("/api/v2/concurrency_limits/", limit).raise_for_status()
     vps.ssh(f"systemctl stop {WORKER}; systemd-run --wait --unit=lab-broken false", check=False)
-    vps.ssh("docker stop prefect-caddy")
+    # Without an event of the look before, whose arrival would be told.
+    vps.ssh("docker stop prefect-caddy; rm --force /var/lib/prefect/backups/doctor_event.json")
     try:
         yield
     finally:
@@ -72,6 +87,7 @@ def test_each_thing_that_is_broken_is_named_with_what_mends_it(vps: Vps, endpoin
         "API": "BAD",
         "API, a write": "BAD",
         "UI": "BAD",
+        "events": "BAD",
         "workers of this host": "BAD",
         "crash detection": "BAD",
         "concurrency slots": "BAD",
@@ -80,6 +96,96 @@ def test_each_thing_that_is_broken_is_named_with_what_mends_it(vps: Vps, endpoin
     assert found["workers of this host"]["mend"] == f"systemctl start {WORKER}.service"
     assert found["concurrency slots"]["mend"].startswith("prefect global-concurrency-limit update of-nobody")
     assert all(one["mend"] for name, one in found.items() if name in wrong(found))
+
+
+# Answers each question for an IPv4 address with 192.0.2.99.
+NAME_SERVER = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+while True:
+    asked, client = server.recvfrom(512)
+    four = asked[-3] == 1
+    answer = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\0\\0\\4\\xc0\\0\\2\\x63" if four else b""
+    server.sendto(asked[:2] + b"\\x81\\x80\\0\\1\\0" + bytes([four, 0, 0, 0, 0]) + asked[12:] + answer, client)
+"""
+TIMER, STACK = "/etc/systemd/system/prefect-backup.timer", "/etc/prefect/stack.env"
+
+
+def proxy_beside(vps: Vps, tls: str) -> None:
+    """The kit's Caddyfile in a container without a network, for some seconds: it gets a certificate by itself, or not from ACME."""
+    vps.ssh(
+        "timeout 3 docker run --rm --network none --log-driver journald --log-opt tag=prefect-caddy --tmpfs /data --tmpfs /config"
+        " --volume /opt/prefect/caddy:/etc/caddy:ro --volume /etc/prefect/caddy:/etc/prefect-caddy:ro"
+        f" --env PREFECT_DOMAIN=lab.example.org --env PREFECT_TLS={tls} --env PREFECT_ACME_EMAIL=lab@example.org"
+        " --env PREFECT_ACME_DIRECTORY=https://127.0.0.1:1/directory"
+        " $(docker inspect --format '{{.Config.Image}}' prefect-caddy)"
+        " caddy run --config /etc/caddy/Caddyfile --adapter caddyfile",
+        check=False,
+    )
+
+
+@contextmanager
+def drifted(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
+    """Files changed by hand, a name server that leads elsewhere, guessed passwords, no certificate, no room for events."""
+    with endpoint.client("nobody", "guessed") as stranger:
+        assert {stranger.get("/").status_code for _ in range(100)} == {401}
+    vps.ssh("ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new nobody@127.0.0.1", check=False)
+    vps.ssh(f"cp --preserve {TIMER} {STACK} /etc/resolv.conf /root/")
+    vps.ssh(f"echo '# by hand' >> {TIMER}; sed --in-place 's/^CADDY_MEMORY=.*/CADDY_MEMORY=201m/' {STACK}")
+    vps.ssh("cat > /root/name_server.py; systemd-run --unit=lab-dns python3 /root/name_server.py", text=NAME_SERVER)
+    vps.ssh("echo nameserver 127.0.0.1 > /etc/resolv.conf")
+    proxy_beside(vps, "acme")
+    vps.ssh("rm --force /var/lib/prefect/backups/doctor_event.json")
+    lock = "BEGIN; LOCK TABLE events IN SHARE MODE; SELECT pg_sleep(11)"
+    vps.ssh(f"docker exec --detach prefect-postgres psql --username=prefect --command='{lock}'")
+    try:
+        yield
+    finally:
+        vps.ssh(
+            f"cat /root/resolv.conf > /etc/resolv.conf; systemctl stop lab-dns; mv /root/stack.env {STACK};"
+            f" mv /root/prefect-backup.timer {TIMER}; systemctl daemon-reload"
+        )
+        proxy_beside(vps, "internal")
+
+
+def test_what_is_not_as_it_was_deployed_and_who_knocks(vps: Vps, endpoint: Endpoint) -> None:
+    with drifted(vps, endpoint):
+        found = doctor(vps)
+    assert wrong(found) == {
+        "placed files": "WARNING",
+        "units on disk": "WARNING",
+        "containers' configuration": "WARNING",
+        "DNS": "WARNING",
+        "certificate renewal": "WARNING",
+        # One of some seconds ago; of one that is older it would be bad.
+        "events": "WARNING",
+    }
+    measured = {name: one["measured"] for name, one in found.items() if name != "exit"}
+    assert measured["placed files"] == f"changed since: {STACK}, {TIMER}"
+    assert measured["units on disk"] == "changed since: prefect-backup.timer"
+    assert measured["containers' configuration"] == "made with another configuration: caddy"
+    assert "leads to 192.0.2.99 (asked of the name servers 127.0.0.1); 192.0.2.99 is no address of" in measured["DNS"]
+    assert "https://127.0.0.1:1/directory" in measured["certificate renewal"]
+    assert found["failed logins"]["level"] == "WARNING"
+    # A login that lacks a password is none: the first request of a browser.
+    assert measured["failed logins"].startswith("100 in the last hour from 1 address, the most (100) from ")
+    assert int(measured["failed logins by ssh"].split()[0]) >= 1
+
+
+def test_from_the_laptop(vps: Vps, inventory_directory: Path, tmp_path: Path) -> None:
+    """All hosts of an inventory; of one that nobody reaches that is said."""
+    mine = tmp_path / "mine"
+    shutil.copytree(inventory_directory, mine)
+    away = "workers: {hosts: {away: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n"
+    with (mine / "hosts.yml").open("a") as file:
+        file.write(away)
+    command = [REPOSITORY / "scripts" / "doctor", "-i", mine, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = {(one["host"], one["check"]): one for one in json.loads(done.stdout)["findings"]}
+    assert found[vps.name, "prefect-server"]["level"] == "OK"
+    assert (found["away", "host"]["level"], done.returncode) == ("UNKNOWN", 3)
+    assert "Connection refused" in found["away", "host"]["measured"]
 
 
 def test_it_is_well_again(vps: Vps) -> None:

@@ -9,6 +9,7 @@ import base64
 import json
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -289,6 +290,19 @@ def test_nothing_on_it_listens_in_public_but_ssh(vps, other, provisioned):
         other.ssh("systemctl stop listener")
     ports = said.split("Ports: ")[1].split(", ")
     assert {port.split("/")[0] for port in ports if "/open/tcp" in port} == {"22"}
+
+
+def test_the_doctor_looks_at_it_from_the_laptop(other, provisioned, inventory_directory):
+    """It has none of the tools: what looks is sent there."""
+    command = [ROOT / "scripts/doctor", "-i", inventory_directory, "--json"]
+    other.ssh("systemctl stop prefect-worker@far-2")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    other.ssh("systemctl start prefect-worker@far-2")
+    found = {one["check"]: one for one in json.loads(done.stdout)["findings"] if one["host"] == other.name}
+    assert found["workers of this host"]["measured"] == "prefect-worker@far-2.service does not run"
+    assert found["placed files"]["level"] == "OK" and found["placed files"]["measured"].startswith("all ")
+    assert {"memory", "failed units", "units on disk", "disk /"} <= set(found)
+    assert done.returncode == 2
 
 
 def test_each_worker_comes_by_an_account_of_its_own(vps, other, provisioned, access_log):

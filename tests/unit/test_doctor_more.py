@@ -173,6 +173,8 @@ def test_how_many_failed_logins_are_told(count, level):
         ([tls("error", "will retry", NOW - 60), tls("info", "certificate renewed successfully", NOW)], None),
         ([tls("error", "will retry", NOW - 90_000)], None),
         ([{**tls("error", "x", NOW), "logger": "http.log.error"}], None),
+        # Caddy was stopped meanwhile.
+        ([tls("error", "job failed", NOW, error="x: obtaining certificate: context canceled")], None),
     ],
 )
 def test_a_certificate_that_is_not_renewed(lines, words):
