@@ -23,6 +23,7 @@ TYPED = (
     "ansible/plugin_utils/*",
     "backups/prefect_backups/*",
     "backups/prefect_doctor/*",
+    "backups/prefect_watch/*",
     "compose/server/*",
     "scripts/*",
     "systemd/worker/prefect_kit_worker/held.py",

@@ -1,0 +1,1 @@
+"""The watch: the doctor's checks each minute, and whoever is told of them."""
