@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
@@ -157,6 +158,14 @@ def test_it_listens_where_it_should(caddy: Caddy, mode: str) -> None:
     assert configuration["admin"] == {"config": {"persist": False}, "listen": "127.0.0.1:2019"}
 
 
+def test_caddy_takes_it_with_metrics(caddy: Caddy) -> None:
+    done = caddy.run("validate", PREFECT_METRICS="on")
+    assert done.returncode == 0, done.stderr
+    # Requests are counted only where somebody asks for the counts.
+    assert caddy.adapted(PREFECT_METRICS="on")["apps"]["http"]["metrics"] == {}
+    assert "metrics" not in caddy.adapted()["apps"]["http"]
+
+
 def test_the_mode_decides_where_the_certificate_comes_from(caddy: Caddy) -> None:
     def issuers(mode: str) -> list[dict[str, Any]]:
         return caddy.adapted(PREFECT_TLS=mode)["apps"]["tls"]["automation"]["policies"][0]["issuers"]
@@ -248,7 +257,7 @@ def test_plain_http_is_redirected_to_the_public_port(caddy: Caddy, port: str, pu
 class Proxy:
     """The real Caddy with the kit's Caddyfile on ports of its own, before a stand-in that answers 200 to everything."""
 
-    def __init__(self, caddy: Caddy) -> None:
+    def __init__(self, caddy: Caddy, **environment: str) -> None:
         ports = []
         for _ in range(4):
             with socket.create_server(("127.0.0.1", 0)) as free:
@@ -258,10 +267,11 @@ class Proxy:
         hashed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         caddy.users.write_text(f"alice {hashed}\n")
         (caddy.directory / "monitors.caddy").write_text(f"pinger {hashed}\n")
-        text = json.dumps(caddy.adapted(PREFECT_DOMAIN="localhost"))
+        text = json.dumps(caddy.adapted(PREFECT_DOMAIN="localhost", **environment))
+        # The server's own metrics are a second way to it.
+        text = text.replace('"server:4200"', f'"127.0.0.1:{self.upstream}"')
         moved = {":443": self.https, ":80": others[0], "127.0.0.1:2020": others[1]}
-        for old, new in [*((f'"{old}"', f'"127.0.0.1:{new}"') for old, new in moved.items()),
-                         ('"server:4200"', f'"127.0.0.1:{self.upstream}"')]:  # fmt: skip
+        for old, new in ((f'"{old}"', f'"127.0.0.1:{new}"') for old, new in moved.items()):
             assert text.count(old) == 1, old
             text = text.replace(old, new)
         configuration = json.loads(text)
@@ -276,9 +286,12 @@ class Proxy:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
+                said = f"{self.path} {sorted({'Authorization', 'Cookie'} & set(self.headers))}".encode()
                 self.send_response(200)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(said)
 
             do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = do_OPTIONS = answer
 
@@ -407,7 +420,9 @@ def test_monitoring_needs_a_password_and_changes_nothing(proxy: Proxy, path: str
 
 
 def test_what_is_not_there_to_monitor(proxy: Proxy) -> None:
-    assert proxy.answer("GET", "/metrics/", **PINGER) == (404, "There is nothing of this name to monitor.\n")
+    off = "Metrics are off. To have them: metrics_enabled: true, then site.yml --tags stack,metrics\n"
+    for path in ("/metrics", "/metrics/", "/metrics/node"):
+        assert proxy.answer("GET", path, **PINGER) == (404, off)
 
 
 def ago(seconds: int) -> str:
@@ -460,3 +475,58 @@ def test_the_status_that_the_watch_writes_is_the_one_that_the_proxy_reads(proxy:
     assert proxy.answer("GET", "/status", **PINGER) == (200, status.read_text())
     watch.write(status, [Finding("workers", Level.BAD, "none")], datetime.now(UTC))
     assert proxy.answer("GET", "/status", **PINGER) == (503, status.read_text())
+
+
+@pytest.fixture(scope="module")
+def exporting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """The same with metrics on, and one exporter of two."""
+
+    class Exporter(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lines = [self.rfile.readline()]
+            while (line := self.rfile.readline()).strip():
+                lines.append(line)
+            said = b" ".join(line.strip() for line in lines)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + said)
+
+    with Proxy(Caddy(tmp_path_factory.mktemp("on")), PREFECT_METRICS="on") as proxy:
+        server = socketserver.ThreadingUnixStreamServer(str(proxy.directory / "node.sock"), Exporter)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield proxy
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("query", ["", "?target=10.0.0.1&collect[]=x", "?"])
+def test_each_address_of_metrics_has_one_thing_behind_it(exporting: Proxy, query: str) -> None:
+    """An exporter's own paths and queries, of which some have it connect to elsewhere, cannot be had."""
+    code, said = exporting.answer("GET", f"/metrics/node{query}", Cookie="a=b", **PINGER)
+    assert code == 200
+    assert said.startswith(("GET /metrics HTTP/1.1 ", "GET /metrics? HTTP/1.1 "))
+    assert "Authorization" not in said and "Cookie" not in said
+    code, said = exporting.answer("GET", f"/metrics/prefect{query}", Cookie="a=b", **PINGER)
+    assert (code, said.replace("?", "")) == (200, "/api/metrics []")
+
+
+def test_caddys_own_metrics(exporting: Proxy) -> None:
+    code, said = exporting.answer("GET", "/metrics/caddy", **PINGER)
+    assert code == 200
+    assert "\ncaddy_http_requests_total{" in said
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/metrics/node/", "/metrics/node/probe", "/metrics/probe"])
+def test_there_are_no_other_metrics(exporting: Proxy, path: str) -> None:
+    assert exporting.answer("GET", path, **PINGER) == (404, "There is nothing of this name to monitor.\n")
+
+
+@pytest.mark.parametrize("path", ["/api/metrics", "/metrics/../api/metrics", "/api/health"])
+def test_metrics_open_nothing_else(exporting: Proxy, path: str) -> None:
+    assert exporting.ask("GET", path, **PINGER) == 401
+    assert exporting.ask("GET", path) == 200
+
+
+def test_an_exporter_that_is_away_is_not_the_server(exporting: Proxy) -> None:
+    code, said = exporting.answer("GET", "/metrics/postgres", **PINGER)
+    assert code == 503
+    assert said.startswith("What gives these figures does not answer.")
+    assert exporting.ask("GET", "/metrics/node", Authorization="") == 401
