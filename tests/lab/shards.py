@@ -70,6 +70,7 @@ FILES = (
         "test_preflight",
         "test_provision",
         "test_doctor",
+        "test_monitoring",
         "test_worker_life",
         "test_worker_hosts",
         "test_resilience",
