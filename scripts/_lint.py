@@ -26,6 +26,7 @@ TYPED = (
     "backups/prefect_backups/*",
     "backups/prefect_metrics/*",
     "backups/prefect_doctor/*",
+    "backups/prefect_watch/*",
     "compose/server/*",
     "scripts/*",
     "systemd/worker/prefect_kit_worker/held.py",

@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write to a temporary name, fsync, rename: after a power cut the file is the old one or the new one."""
+    """Write to a temporary name, fsync, rename: after a power cut the file is the old one or the new one.
+
+    `mode` is what it has then, whatever the umask.
+    """
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:

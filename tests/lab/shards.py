@@ -71,6 +71,7 @@ FILES = (
         "test_provision",
         "test_doctor",
         "test_watch",
+        "test_monitoring",
         "test_worker_life",
         "test_worker_hosts",
         "test_resilience",

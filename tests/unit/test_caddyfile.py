@@ -9,16 +9,20 @@ import json
 import os
 import shutil
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect_doctor.finding import Finding, Level
+from prefect_watch import status as watch
 
 CADDY = shutil.which("caddy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 FILES = Path(__file__).resolve().parents[2] / "caddy"
@@ -36,8 +40,11 @@ class Caddy:
         self.users.write_text(f"alice {HASH}\nworker-general-1 {HASH}\n")
         names = 'header Authorization "Basic YWxpY2U6*"\nheader Authorization "Basic d29ya2VyLWdlbmVyYWwtMT*"\n'
         (directory / "names.caddy").write_text(names)
+        (directory / "monitors.caddy").write_text(f"pinger {HASH}\n")
+        (directory / "monitoring-names.caddy").write_text(names + 'header Authorization "Basic cGluZ2VyO*"\n')
         for file in FILES.iterdir():
-            (directory / file.name).write_text(file.read_text().replace("/etc/prefect-caddy", str(directory)))
+            text = file.read_text().replace("/etc/prefect-caddy", str(directory))
+            (directory / file.name).write_text(text.replace("/run/prefect-monitoring", str(directory)))
 
     def run(self, verb: str, **environment: str) -> subprocess.CompletedProcess[str]:
         given = {"PREFECT_DOMAIN": "prefect.example.org", "PREFECT_ACME_EMAIL": "ops@example.org"} | environment
@@ -76,6 +83,30 @@ def site(configuration: dict[str, Any], domain: str = "prefect.example.org") -> 
     return route["handle"][0]["routes"]
 
 
+MONITORING = [{"path": ["/status", "/metrics", "/metrics/*"]}]
+
+
+def monitoring(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The routes of what is there for monitoring."""
+    ((_, found),) = [(route, one) for route, one in handlers(routes) if route.get("match") == MONITORING]
+    return found["routes"]
+
+
+def beyond(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same routes without those of monitoring."""
+    copied = json.loads(json.dumps(routes))
+    for route, _ in list(handlers(copied)):
+        if route.get("match") == MONITORING:
+            route["handle"] = []
+    return copied
+
+
+def accounts(routes: list[dict[str, Any]]) -> list[str]:
+    """The names that get in; raises ValueError where there is not one place that asks for a password."""
+    (asking,) = [one for _, one in handlers(routes) if one["handler"] == "authentication"]
+    return [account["username"] for account in asking["providers"]["http_basic"].get("accounts", [])]
+
+
 @pytest.mark.parametrize("name", sorted(file.name for file in FILES.iterdir()))
 def test_it_is_formatted_as_caddy_would(name: str) -> None:
     done = subprocess.run([CADDY, "fmt", str(FILES / name)], capture_output=True, text=True)
@@ -109,8 +140,9 @@ def test_an_unknown_mode_is_refused(caddy: Caddy) -> None:
 
 def test_without_accounts_the_proxy_is_locked_not_open(caddy: Caddy) -> None:
     caddy.users.write_text("# nobody\n")
-    (endpoint,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
-    assert "accounts" not in endpoint["providers"]["http_basic"]
+    (caddy.directory / "monitors.caddy").write_text("# nobody\n")
+    assert accounts(beyond(site(caddy.adapted()))) == []
+    assert accounts(monitoring(site(caddy.adapted()))) == []
     caddy.users.unlink()
     done = caddy.run("validate")
     assert done.returncode != 0
@@ -124,6 +156,14 @@ def test_it_listens_where_it_should(caddy: Caddy, mode: str) -> None:
     assert sorted(address for one in servers for address in one["listen"]) == ["127.0.0.1:2020", ":443", ":80"]
     assert all(one["protocols"] == ["h1", "h2"] for one in servers)
     assert configuration["admin"] == {"config": {"persist": False}, "listen": "127.0.0.1:2019"}
+
+
+def test_caddy_takes_it_with_metrics(caddy: Caddy) -> None:
+    done = caddy.run("validate", PREFECT_METRICS="on")
+    assert done.returncode == 0, done.stderr
+    # Requests are counted only where somebody asks for the counts.
+    assert caddy.adapted(PREFECT_METRICS="on")["apps"]["http"]["metrics"] == {}
+    assert "metrics" not in caddy.adapted()["apps"]["http"]
 
 
 def test_the_mode_decides_where_the_certificate_comes_from(caddy: Caddy) -> None:
@@ -150,27 +190,40 @@ def test_an_acme_server_of_ones_own(caddy: Caddy) -> None:
 
 
 def test_nothing_comes_before_the_password_but_headers_and_logs(caddy: Caddy) -> None:
-    met = [(route.get("match"), handler["handler"]) for route, handler in handlers(site(caddy.adapted()))]
-    before = met[: met.index((None, "authentication"))]
-    assert {handler for _, handler in before} == {"subroute", "headers", "log_append", "error"}
+    routes = site(caddy.adapted())
+    for part in (monitoring(routes), beyond(routes)):
+        met = [(route.get("match"), handler["handler"]) for route, handler in handlers(part)]
+        before = met[: met.index((None, "authentication"))]
+        assert {handler for _, handler in before} <= {"subroute", "headers", "log_append", "error"}
     assert met[-1] == (None, "reverse_proxy")
 
 
+def test_what_is_there_for_monitoring_ends_there(caddy: Caddy) -> None:
+    """Accounts of monitors are known nowhere else, and no path of theirs goes on to the server."""
+    routes = site(caddy.adapted())
+    assert accounts(monitoring(routes)) == ["alice", "worker-general-1", "pinger"]
+    assert accounts(beyond(routes)) == ["alice", "worker-general-1"]
+    met = [(route.get("match"), handler) for route, handler in handlers(monitoring(routes))]
+    assert (met[-1][0], met[-1][1]["handler"], met[-1][1]["status_code"]) == (None, "error", 404)
+
+
 def test_passwords_are_hashed_once(caddy: Caddy) -> None:
-    (endpoint,) = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
-    basic = endpoint["providers"]["http_basic"]
-    assert basic["hash"]["algorithm"] == "bcrypt"
-    assert basic["hash_cache"] == {}
-    assert [account["username"] for account in basic["accounts"]] == ["alice", "worker-general-1"]
+    asking = [one for _, one in handlers(site(caddy.adapted())) if one["handler"] == "authentication"]
+    assert len(asking) == 2
+    for basic in (one["providers"]["http_basic"] for one in asking):
+        assert basic["hash"]["algorithm"] == "bcrypt"
+        assert basic["hash_cache"] == {}
 
 
 def test_a_name_that_nobody_has_costs_no_hash(caddy: Caddy) -> None:
     """Caddy would compute one of cost 14. The start of the base64 of `NAME:` is enough to tell."""
     known = ["Basic YWxpY2U6*", "Basic d29ya2VyLWdlbmVyYWwtMT*"]
-    stranger = [{"header": {"Authorization": ["*"]}, "not": [{"header": {"Authorization": known}}]}]
-    turned_away = [one for route, one in handlers(site(caddy.adapted())) if route.get("match") == stranger]
-    assert [one["handler"] for one in turned_away] == ["headers", "error"]
-    assert turned_away[1]["status_code"] == 401
+    routes = site(caddy.adapted())
+    for part, names in ((beyond(routes), known), (monitoring(routes), [*known, "Basic cGluZ2VyO*"])):
+        stranger = [{"header": {"Authorization": ["*"]}, "not": [{"header": {"Authorization": names}}]}]
+        turned_away = [one for route, one in handlers(part) if route.get("match") == stranger]
+        assert [one["handler"] for one in turned_away] == ["headers", "error"]
+        assert turned_away[1]["status_code"] == 401
 
 
 def test_the_password_goes_no_further(caddy: Caddy) -> None:
@@ -204,7 +257,7 @@ def test_plain_http_is_redirected_to_the_public_port(caddy: Caddy, port: str, pu
 class Proxy:
     """The real Caddy with the kit's Caddyfile on ports of its own, before a stand-in that answers 200 to everything."""
 
-    def __init__(self, caddy: Caddy) -> None:
+    def __init__(self, caddy: Caddy, **environment: str) -> None:
         ports = []
         for _ in range(4):
             with socket.create_server(("127.0.0.1", 0)) as free:
@@ -213,10 +266,12 @@ class Proxy:
         command = [CADDY, *"hash-password --algorithm bcrypt --bcrypt-cost 4 --plaintext password".split()]
         hashed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         caddy.users.write_text(f"alice {hashed}\n")
-        text = json.dumps(caddy.adapted(PREFECT_DOMAIN="localhost"))
+        (caddy.directory / "monitors.caddy").write_text(f"pinger {hashed}\n")
+        text = json.dumps(caddy.adapted(PREFECT_DOMAIN="localhost", **environment))
+        # The server's own metrics are a second way to it.
+        text = text.replace('"server:4200"', f'"127.0.0.1:{self.upstream}"')
         moved = {":443": self.https, ":80": others[0], "127.0.0.1:2020": others[1]}
-        for old, new in [*((f'"{old}"', f'"127.0.0.1:{new}"') for old, new in moved.items()),
-                         ('"server:4200"', f'"127.0.0.1:{self.upstream}"')]:  # fmt: skip
+        for old, new in ((f'"{old}"', f'"127.0.0.1:{new}"') for old, new in moved.items()):
             assert text.count(old) == 1, old
             text = text.replace(old, new)
         configuration = json.loads(text)
@@ -232,9 +287,12 @@ class Proxy:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
+                said = f"{self.path} {sorted({'Authorization', 'Cookie'} & set(self.headers))}".encode()
                 self.send_response(200)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(said)
 
             do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = do_OPTIONS = answer
 
@@ -264,17 +322,23 @@ class Proxy:
 
     def ask(self, method: str, path: str = "/api/flow_runs/", **headers: str) -> int:
         """The status of a request with the password, as a browser that has logged in sends it everywhere. An empty header is left out."""
+        return self.answer(method, path, **headers)[0]
+
+    def answer(self, method: str, path: str, **headers: str) -> tuple[int, str]:
+        """Status and text of such a request."""
         context = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection("localhost", self.https, context=context, timeout=20)
         named = {"Authorization": f"Basic {LOGIN}"} | {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers={name: value for name, value in named.items() if value})
-        status = connection.getresponse().status
+        response = connection.getresponse()
+        said = response.status, response.read().decode()
         connection.close()
-        return status
+        return said
 
 
 CHANGING = ("POST", "PATCH", "DELETE")
 LOGIN = base64.b64encode(b"alice:password").decode()
+PINGER = {"Authorization": "Basic " + base64.b64encode(b"pinger:password").decode()}
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +415,137 @@ def test_a_link_from_elsewhere_opens_the_ui(proxy: Proxy) -> None:
     assert proxy.ask("GET", "/runs/flow-run/1", **link) == 200
     typed = {"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     assert proxy.ask("GET", "/", **typed) == 200
+
+
+# --- monitoring --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api/health", "/status/", "/statuses", "/metrics/../api/health", "/status/../", "/status%2f..", "//"]
+)
+def test_a_monitor_gets_nowhere_else(proxy: Proxy, path: str) -> None:
+    assert proxy.ask("GET", path) == 200
+    assert proxy.ask("GET", path, **PINGER) == 401
+
+
+@pytest.mark.parametrize("path", ["/status", "/metrics", "/metrics/node", "/api/../status", "/STATUS", "//status"])
+def test_monitoring_needs_a_password_and_changes_nothing(proxy: Proxy, path: str) -> None:
+    wrong = base64.b64encode(b"pinger:wrong").decode()
+    for header in (f"Basic {wrong}", f"Basic {base64.b64encode(b'nobody:password').decode()}", ""):
+        assert proxy.ask("GET", path, Authorization=header) == 401
+    for method in CHANGING:
+        assert proxy.ask(method, path, **PINGER) == 405
+    assert proxy.ask("GET", path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image") == 403
+
+
+def test_what_is_not_there_to_monitor(proxy: Proxy) -> None:
+    off = "Metrics are off. To have them: metrics_enabled: true, then site.yml --tags stack,metrics\n"
+    for path in ("/metrics", "/metrics/", "/metrics/node"):
+        assert proxy.answer("GET", path, **PINGER) == (404, off)
+
+
+def ago(seconds: int) -> str:
+    """The time so many seconds ago, as prefect-watch writes it."""
+    return f"{datetime.now(UTC) - timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+@pytest.fixture
+def status(proxy: Proxy) -> Iterator[Path]:
+    """The file behind /status, away again after the test."""
+    file = proxy.directory / "status.txt"
+    yield file
+    file.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words", "code"),
+    [
+        (0, "ok", 200),
+        (140, "ok", 200),
+        (155, "ok", 503),  # nobody looks any more
+        (-50, "ok", 200),
+        (-70, "ok", 503),  # the clock was set back: the same
+        (0, "bad", 503),
+    ],
+)
+def test_status_is_well_for_as_long_as_somebody_looks(
+    proxy: Proxy, status: Path, seconds: int, words: str, code: int
+) -> None:
+    status.write_text(f"{words} {ago(seconds)}\nBAD disk: {{env.HOME}} {{{{now}}}} {{vars.status}}\n")
+    said = proxy.answer("GET", "/status", **PINGER)
+    assert said[0] == code
+    # As it stands there: nothing in it means anything to the proxy.
+    assert status.read_text() in said[1]
+    assert ("Nobody has looked" in said[1]) == (words == "ok" and code == 503)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "ok", "ok \n", "okay {now}", "ok 2026", "ok 2026-99-99T00:00:00Z", "{now} ok {now}"]
+)
+def test_status_is_never_well_by_a_file_that_is_none(proxy: Proxy, status: Path, text: str | None) -> None:
+    if text is not None:
+        status.write_text(text.replace("{now}", ago(0)))
+    assert proxy.ask("GET", "/status", **PINGER) >= 500
+    assert proxy.ask("HEAD", "/status", **PINGER) >= 500
+
+
+def test_the_status_that_the_watch_writes_is_the_one_that_the_proxy_reads(proxy: Proxy, status: Path) -> None:
+    watch.write(status, [Finding("database", Level.OK, "1 GB")], datetime.now(UTC))
+    assert proxy.answer("GET", "/status", **PINGER) == (200, status.read_text())
+    watch.write(status, [Finding("workers", Level.BAD, "none")], datetime.now(UTC))
+    assert proxy.answer("GET", "/status", **PINGER) == (503, status.read_text())
+
+
+@pytest.fixture(scope="module")
+def exporting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """The same with metrics on, and one exporter of two."""
+
+    class Exporter(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lines = [self.rfile.readline()]
+            while (line := self.rfile.readline()).strip():
+                lines.append(line)
+            said = b" ".join(line.strip() for line in lines)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + said)
+
+    with Proxy(Caddy(tmp_path_factory.mktemp("on")), PREFECT_METRICS="on") as proxy:
+        server = socketserver.ThreadingUnixStreamServer(str(proxy.directory / "node.sock"), Exporter)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield proxy
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("query", ["", "?target=10.0.0.1&collect[]=x", "?"])
+def test_each_address_of_metrics_has_one_thing_behind_it(exporting: Proxy, query: str) -> None:
+    """An exporter's own paths and queries, of which some have it connect to elsewhere, cannot be had."""
+    code, said = exporting.answer("GET", f"/metrics/node{query}", Cookie="a=b", **PINGER)
+    assert code == 200
+    assert said.startswith(("GET /metrics HTTP/1.1 ", "GET /metrics? HTTP/1.1 "))
+    assert "Authorization" not in said and "Cookie" not in said
+    code, said = exporting.answer("GET", f"/metrics/prefect{query}", Cookie="a=b", **PINGER)
+    assert (code, said.replace("?", "")) == (200, "/api/metrics []")
+
+
+def test_caddys_own_metrics(exporting: Proxy) -> None:
+    code, said = exporting.answer("GET", "/metrics/caddy", **PINGER)
+    assert code == 200
+    assert "\ncaddy_http_requests_total{" in said
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/metrics/node/", "/metrics/node/probe", "/metrics/probe"])
+def test_there_are_no_other_metrics(exporting: Proxy, path: str) -> None:
+    assert exporting.answer("GET", path, **PINGER) == (404, "There is nothing of this name to monitor.\n")
+
+
+@pytest.mark.parametrize("path", ["/api/metrics", "/metrics/../api/metrics", "/api/health"])
+def test_metrics_open_nothing_else(exporting: Proxy, path: str) -> None:
+    assert exporting.ask("GET", path, **PINGER) == 401
+    assert exporting.ask("GET", path) == 200
+
+
+def test_an_exporter_that_is_away_is_not_the_server(exporting: Proxy) -> None:
+    code, said = exporting.answer("GET", "/metrics/postgres", **PINGER)
+    assert code == 503
+    assert said.startswith("What gives these figures does not answer.")
+    assert exporting.ask("GET", "/metrics/node", Authorization="") == 401

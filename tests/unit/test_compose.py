@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect_watch import status
 
 from .compose_file import COMPOSE, VARIABLE, interpolate
 
@@ -100,6 +101,26 @@ def test_the_host_reaches_postgres_by_its_socket_and_hands_dumps_over_in_staging
     # Made by the kit with their owners, never by the engine as root's.
     assert all(mount["bind"] == {"create_host_path": False} for mount in binds.values())
     assert postgres["tmpfs"] == ["/tmp", "/var/lib/postgresql"]  # noqa: S108
+
+
+def test_the_host_tells_the_proxy_of_itself_and_hears_nothing() -> None:
+    """Status and exporters' sockets, as a directory: what is renamed or made anew in it is seen."""
+    mounts = [mount for mount in SERVICES["caddy"]["volumes"] if mount["source"] == "/var/lib/prefect/monitoring"]
+    assert [(mount["target"], mount["read_only"]) for mount in mounts] == [("/run/prefect-monitoring", True)]
+    assert str(status.PATH.parent) == mounts[0]["source"]
+    proxy = "".join(path.read_text() for path in (COMPOSE.parents[1] / "caddy").iterdir())
+    named = set(re.findall(rf"{mounts[0]['target']}/([\w.]+)", proxy))
+    sockets = [path.read_text() for path in (COMPOSE.parents[1] / "systemd").glob("prefect-metrics-*.socket")]
+    listening = {line for text in sockets for line in re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)}
+    assert {f"{mounts[0]['source']}/{name}" for name in named} == listening | {str(status.PATH)}
+
+
+def test_metrics_are_off_until_somebody_wants_them() -> None:
+    assert SERVICES["caddy"]["environment"]["PREFECT_METRICS"] == "off"
+    assert SERVICES["server"]["environment"]["PREFECT_SERVER_METRICS_ENABLED"] == "off"
+    on = yaml.safe_load(interpolate(COMPOSE.read_text(), {**GIVEN, "PREFECT_METRICS": "on"}))["services"]
+    assert on["caddy"]["environment"]["PREFECT_METRICS"] == "on"
+    assert on["server"]["environment"]["PREFECT_SERVER_METRICS_ENABLED"] == "on"
 
 
 @pytest.mark.parametrize("name", RUNNING)

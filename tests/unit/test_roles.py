@@ -43,3 +43,21 @@ def test_no_task_file_is_left_that_nothing_includes():
     tasks = {file.resolve() for file in FILES if file.parent.name == "tasks"}
     # Each role's main.yml is there for whoever names the role, as its meta/main.yml does of others.
     assert {file for file in tasks - used if file.name != "main.yml"} == set()
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "upgrade.yml", "move.yml"])
+def test_a_play_with_the_preflight_knows_the_settings_that_it_looks_at(playbook):
+    wanted = set(yaml.safe_load((ANSIBLE / "roles/preflight/vars/main.yml").read_text())["__preflight_roles"])
+    # Each of the others depends on it.
+    wanted.discard("prefect")
+    plays = yaml.safe_load((ANSIBLE / playbook).read_text())
+    known = [
+        {
+            task["ansible.builtin.import_role"]["name"]
+            for task in tasks_of([play])
+            if "ansible.builtin.import_role" in task
+        }
+        for play in plays
+    ]
+    (roles,) = [roles for roles in known if "preflight" in roles]
+    assert roles >= wanted

@@ -299,6 +299,25 @@ def test_bad_users(said):
         ]
 
 
+def test_bad_monitors(said, settings):
+    assert said(prefect_monitors=["grafana", "uptime-1"]) == []
+    assert said(prefect_monitors=["Uptime"]) == [
+        f'prefect_monitors: the name "Uptime" is not allowed; allowed is {NAME_WORDS}'
+    ]
+    assert said(prefect_monitors=["up", "up"]) == ['prefect_monitors: the name "up" stands twice']
+    assert said(prefect_monitors=["playbook"]) == [
+        'prefect_monitors: the name "playbook" is reserved for the playbook and its workers'
+    ]
+    assert said(prefect_users=[{"name": "ada"}, {"name": "bob"}], prefect_monitors=["up", "ada"]) == [
+        'prefect_monitors: the name "ada" is in prefect_users, too, which may read the same and all the rest; '
+        "take it out of one of them"
+    ]
+    path = give_password(settings, "up", b"short")
+    assert said(prefect_monitors=["up"]) == [
+        f'the password of "up" in {path} has 5 bytes; allowed are 16 to 72 (delete the file to have one generated)'
+    ]
+
+
 # --- certificates ------------------------------------------------------------------------------------------------
 
 

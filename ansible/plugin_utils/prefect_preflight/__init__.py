@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from .accounts import password_problems, prefect_left_passwords, secrets_problems, user_problems
+from .accounts import monitor_problems, password_problems, prefect_left_passwords, secrets_problems, user_problems
 from .endpoint import acme_problems, address_problems, certificate_problems, domain_problems
 from .host import (
     admin_problems,
@@ -60,6 +60,7 @@ CHECKS: tuple[Check, ...] = (
     domain_problems,
     acme_problems,
     user_problems,
+    monitor_problems,
     certificate_problems,
     secrets_problems,
     password_problems,

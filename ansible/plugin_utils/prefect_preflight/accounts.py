@@ -32,6 +32,24 @@ def user_problems(settings: dict[str, Any]) -> list[str]:
     return problems
 
 
+def monitor_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the accounts that may only monitor."""
+    names = settings["prefect_monitors"]
+    problems = bad_names("prefect_monitors", names)
+    problems += [
+        f"prefect_monitors: the name {quoted(name)} is reserved for the playbook and its workers"
+        for name in names
+        if RESERVED_ACCOUNT.fullmatch(name)
+    ]
+    users = {user["name"] for user in settings["prefect_users"]}
+    return problems + [
+        f"prefect_monitors: the name {quoted(name)} is in prefect_users, too, which may read the same and all the rest; "
+        "take it out of one of them"
+        for name in dict.fromkeys(names)
+        if name in users
+    ]
+
+
 def secrets_problems(settings: dict[str, Any]) -> list[str]:
     """What is wrong with the secrets directory."""
     directory = Path(settings["prefect_secrets_dir"])
@@ -48,6 +66,7 @@ def password_problems(settings: dict[str, Any]) -> list[str]:
     """What is wrong with the passwords that are there; never says a password itself."""
     directory = Path(settings["prefect_secrets_dir"])
     accounts = [user["name"] for user in settings["prefect_users"]]
+    accounts += settings["prefect_monitors"]
     accounts += ["playbook", "backups", *(f"worker-{worker['name']}" for worker in settings["prefect_workers"])]
     problems = []
     for account in dict.fromkeys(accounts):
