@@ -11,7 +11,7 @@ processor, programs that it asks included (measured in the lab; to start Python 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect_backups import units as kit_units
@@ -55,6 +55,11 @@ class Seen:
     work: work.Work | None = None
     database: database.Database | None = None
     machine: machine.Machine | None = None
+    containers: Mapping[str, containers.Container | None] | None = None
+    #: Beginning and end of the life of the certificate that is served, in seconds since 1970.
+    certificate: tuple[float, float] | None = None
+    #: Packages with security updates that wait.
+    updates: Sequence[str] | None = None
 
 
 def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, Group]:
@@ -77,6 +82,11 @@ def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, 
         kept.machine = machine.look(loaded)
         return machine.findings(kept.machine)
 
+    def of_updates() -> Sequence[Finding]:
+        found = updates.look()
+        kept.updates = found.packages
+        return updates.findings(found)
+
     return {
         "containers": Group(lambda: containers.check(loaded)),
         "way in": Group(lambda: way_in.check(loaded)),
@@ -94,5 +104,5 @@ def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, 
         "drift": Group(
             lambda: drift.findings(drift.look(loaded.compose_file, loaded.compose_environment)), 60 * MINUTE
         ),
-        "updates": Group(lambda: updates.findings(updates.look()), 60 * MINUTE),
+        "updates": Group(of_updates, 60 * MINUTE),
     }

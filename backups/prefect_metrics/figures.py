@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect_backups.files import write_whole
@@ -21,6 +20,7 @@ from prefect_doctor import containers, database, way_in, work
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database
 from prefect_doctor.finding import Finding, worst_first
+from prefect_doctor.registry import Seen
 from prefect_doctor.work import Work
 
 from . import backups, counters, flow_runs
@@ -30,21 +30,6 @@ from .exposition import Sample, sample, text
 CHECKS, WORKERS = 200, 100
 #: Debian's, after an update that is in effect from the next boot on.
 REBOOT = Path("/run/reboot-required")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the doctor's looks have found. What is None is looked at here, but for the updates: apt is too dear to be asked each
-    minute.
-    """
-
-    work: Work | None = None
-    database: Database | None = None
-    containers: Mapping[str, Container | None] | None = None
-    #: Beginning and end of the life of the certificate that is served, in seconds since 1970.
-    certificate: tuple[float, float] | None = None
-    #: Packages with a security update that is not installed.
-    updates: Sequence[str] | None = None
 
 
 def of_findings(findings: Iterable[Finding]) -> Iterator[Sample]:
@@ -184,6 +169,7 @@ def write(
         now: seconds since 1970.
     """
     began = time.monotonic()
+    # What is None in it is looked at here, but for the updates: apt is too dear to be asked each minute.
     found = [*of_findings(findings), *take(parts(settings, host, now, seen or Seen()))]
     found.append(sample("collect_duration_seconds", round(time.monotonic() - began, 3)))
     write_whole(path, text(found), mode=0o644)

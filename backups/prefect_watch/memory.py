@@ -33,6 +33,8 @@ class Memory:
     #: What the dear groups of checks found when they were last looked at, and when that was.
     looks: dict[str, Looked] = field(default_factory=dict)
     looked: dict[str, float] = field(default_factory=dict)
+    #: Packages with security updates that wait, of when that was looked at; None: it was not.
+    updates: list[str] | None = None
 
 
 def load(places: Sequence[Path]) -> Memory:
@@ -64,6 +66,7 @@ def _shown(memory: Memory) -> dict[str, Any]:
         "told": flow_runs.as_json(memory.told),
         "looks": {group: asdict(one) for group, one in memory.looks.items()},
         "looked": memory.looked,
+        "updates": memory.updates,
     }
 
 
@@ -78,4 +81,6 @@ def _read(value: dict[str, Any]) -> Memory:
         group: Looked([Finding(**{**one, "level": Level(one["level"])}) for one in look["findings"]], look["failed"])
         for group, look in value["looks"].items()
     }
-    return Memory(float(value["at"]), problems, flow_runs.from_json(value["told"]), looks, dict(value["looked"]))
+    return Memory(
+        float(value["at"]), problems, flow_runs.from_json(value["told"]), looks, dict(value["looked"]), value["updates"]
+    )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -20,14 +21,17 @@ from prefect_doctor import samples
 from prefect_doctor.cli import tried
 from prefect_doctor.finding import Level
 from prefect_doctor.registry import Group, Seen, groups
+from prefect_metrics import figures
 
-from . import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send
+from . import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send, status
 from .alerts import Looked
 from .memory import Memory
 from .settings import Watch
 
 #: Seconds for the heartbeat's address to answer.
 HEARTBEAT_SECONDS = 10.0
+#: Where node exporter's textfile collector finds the kit's figures.
+METRICS = Path("/var/lib/prometheus/node-exporter/prefect_kit.prom")
 #: What a host remembers that only watches another one's server (systemd/prefect-watch-from.service).
 ELSEWHERE = Path("/var/lib/prefect-watch")
 
@@ -87,11 +91,11 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
             print(f"{delivered} earlier messages delivered, {waiting} wait")
     seen = Seen()
     looks = look(known, groups(settings, host, seen), now)
-    # For prefect-doctor --history, and how long a disk will do: each five minutes.
-    samples.record(settings, seen.work, seen.database, seen.machine, now)
+    # Before anybody is told, which can take its time where an address does not answer.
+    errors = _publish(known, seen, settings, host, now)
     known.problems = alerts.seen(known.problems, looks, now)
     why = why_nobody(settings, paused, now)
-    errors = [] if why else [_tell_of_problems(known, watch, state, now)]
+    errors += [] if why else [_tell_of_problems(known, watch, state, now)]
     errors.append(_tell_of_flow_runs(known, host, settings, watch, now))
     known.at = now
     unwritten = memory.save(known, places(state))
@@ -99,6 +103,27 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     for error in filter(None, [*errors, unwritten and f"cannot remember what was told: {unwritten}"]):
         print(error, file=sys.stderr)
     return 0
+
+
+def _publish(known: Memory, seen: Seen, settings: Settings, host: Host, now: float) -> list[str]:
+    """The same findings for others: /status, metrics, and the samples of the history. Gives what went wrong."""
+    found = [finding for looked in known.looks.values() for finding in looked.findings]
+    if seen.updates is not None:
+        known.updates = list(seen.updates)
+    errors = []
+    for path, write in (
+        (status.PATH, lambda: status.write(status.PATH, found, datetime.fromtimestamp(now, UTC))),
+        (METRICS, lambda: figures.write(METRICS, settings, host, found, now, replace(seen, updates=known.updates))),
+    ):
+        # Of metrics nothing is there unless metrics_enabled.
+        if path.parent.is_dir():
+            try:
+                write()
+            except OSError as error:
+                errors.append(f"{path} cannot be written: {error.strerror}")
+    # How long a disk will do, too: one sample each five minutes.
+    samples.record(settings, seen.work, seen.database, seen.machine, now)
+    return errors
 
 
 def run_from(watch: Watch, paused: Path, now: float) -> int:

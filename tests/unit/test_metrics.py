@@ -16,6 +16,7 @@ from prefect_backups.settings import Endpoint, Offsite, Settings
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database
 from prefect_doctor.finding import Finding, Level
+from prefect_doctor.registry import Seen
 from prefect_doctor.work import Work
 from prefect_metrics import backups, catalogue, counters, figures, flow_runs
 from prefect_metrics.counters import DEPLOYMENTS, IDLE, LONGEST, NONE, OTHER, SETTLED, Begun, Counters, Ended, Places
@@ -428,7 +429,7 @@ def test_the_file_is_whole_and_for_all_to_read(tmp_path, monkeypatch):
     host = SimpleNamespace(state=tmp_path, postgres=None)
     mask = os.umask(0o077)
     try:
-        took = figures.write(path, SETTINGS, host, [], NOW, figures.Seen(certificate=(1.0, 2.0)))  # type: ignore[arg-type]
+        took = figures.write(path, SETTINGS, host, [], NOW, Seen(certificate=(1.0, 2.0)))  # type: ignore[arg-type]
     finally:
         os.umask(mask)
     said = path.read_text()

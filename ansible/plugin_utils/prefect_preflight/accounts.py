@@ -15,7 +15,7 @@ SHORTEST_PASSWORD = 16
 LONGEST_PASSWORD = 72
 FEWEST_CHARACTERS = 6
 # Written by the playbook itself: its own accounts, and one for each worker.
-RESERVED_ACCOUNT = re.compile(r"playbook|backups|worker-.*")
+RESERVED_ACCOUNT = re.compile(r"playbook|backups|watch|worker-.*")
 
 
 def user_problems(settings: dict[str, Any]) -> list[str]:
