@@ -67,9 +67,13 @@ def test_only_the_proxy_gets_to_the_exporters_and_they_to_little(vps: Vps, endpo
         assert "PermissionError" in refused.stderr
     rows = "docker exec --user postgres prefect-postgres psql -U prefect_metrics -d prefect -c 'SELECT 1 FROM flow_run'"
     assert "permission denied" in vps.ssh(rows, check=False).stderr
-    # Figures of the kit's own, and of anybody's.
-    vps.ssh("echo lab_figure 7 > /var/lib/prometheus/node-exporter/lab.prom")
-    assert "\nlab_figure 7\n" in endpoint.get("/metrics/node", user="pinger").text
+    # Figures of the kit's own, written by its watch, and of anybody's.
+    vps.ssh("echo lab_figure 7 > /var/lib/prometheus/node-exporter/lab.prom; systemctl start prefect-watch.service")
+    scraped = endpoint.get("/metrics/node", user="pinger").text
+    assert "\nlab_figure 7\n" in scraped
+    assert re.search(r'^prefect_kit_info{.*version="', scraped, re.MULTILINE)
+    assert re.search(r'^prefect_kit_check_level{check="API, a write"} 0$', scraped, re.MULTILINE)
+    assert set(re.findall(r"^prefect_kit_collect_success{.*} (.*)$", scraped, re.MULTILINE)) == {"1"}
 
 
 @pytest.fixture
