@@ -69,6 +69,7 @@ NOT_LINTED = {
     "*.md": "prose; tests/unit/test_docs.py looks at links and commands",
     "*.png": "a picture",
     "*.svg": "a picture",
+    "systemd/prefect-automations.conf": "tinyproxy's; tests/lab/test_monitoring.py has it read",
     "docs/monitoring/grafana.json": "tests/unit/test_monitoring.py reads it, panel by panel",
     "tests/lab/seed/*.sql": "the lab runs it",
     "*/Dockerfile": "the lab builds it",

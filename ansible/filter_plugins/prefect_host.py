@@ -228,7 +228,19 @@ def prefect_release_problem(directory: str, left_out: list[str]) -> str:
     )
 
 
-PHASES = ("host", "docker", "stack", "backups", "workers", "docker_pool", "flows", "watch", "checks")
+PHASES = (
+    "host",
+    "docker",
+    "stack",
+    "backups",
+    "automations",
+    "metrics",
+    "workers",
+    "docker_pool",
+    "flows",
+    "watch",
+    "checks",
+)
 
 
 def prefect_phases(tags: list[str], skipped: list[str]) -> list[str]:

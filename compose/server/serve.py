@@ -8,11 +8,14 @@ them again and again. Measured side by side on a busy machine, the least of five
 import gc
 import runpy
 import sys
+from pathlib import Path
 
 #: New objects after which the collector looks at them; Python's own is 700 to 2000.
 OBJECTS = 50_000
 
 if __name__ == "__main__":
     gc.set_threshold(OBJECTS)
+    # By its path: started with python -P, and what lies here is no module of Prefect's.
+    runpy.run_path(str(Path(__file__).with_name("way_out.py")))["take_it"]()
     sys.argv[1:] = ["server", "start"]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -17,6 +17,7 @@ import asyncpg
 
 # Run isolated (python -I), which leaves the program's own directory out.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import way_out
 from health import Finding, Judge, Kind, Looks, Report, Verdict, cpu_seconds
 
 # -P: what lies beside the program is no module of Prefect's.
@@ -100,6 +101,12 @@ async def main() -> int:
     except Exception as error:
         # A first start has no tables yet; and nothing here may keep the server from starting.
         print(f"Windows of Crash detection are as they were: {error}", flush=True)
+    if address := way_out.proxy(os.environ):
+        try:
+            await way_out.open_way(address)
+        except OSError as error:
+            # Notifications fail then, and say so in the log; everything else works.
+            print(f"way out: {address} cannot be listened at: {error}", flush=True)
     # A process group of its own, so that it gets a signal once, whether or not the image's init tells whole groups.
     server = await asyncio.create_subprocess_exec(*SERVER, start_new_session=True)
     for word in signal.SIGTERM, signal.SIGINT:

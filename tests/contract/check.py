@@ -26,7 +26,7 @@ DEPLOY = ROOT / "ansible" / "roles" / "flows" / "files"
 PACKAGE = WORKER / "prefect_kit_worker"
 ROLES = ROOT / "ansible" / "roles"
 SEAMS = {PACKAGE / "seam.py", DEPLOY / "deploy_seam.py", WORKER / "prefect_engine.py"}
-sys.path[:0] = [str(WORKER), str(DEPLOY)]
+sys.path[:0] = [str(WORKER), str(DEPLOY), str(ROOT / "compose" / "server")]
 
 # Prefect reads its home and its settings when it is imported.
 HOME = tempfile.TemporaryDirectory()
@@ -35,8 +35,10 @@ os.chdir(HOME.name)
 
 import anyio  # noqa: E402
 import deploy_seam  # noqa: E402
+import httpcore  # noqa: E402
 import prefect  # noqa: E402
 import prefect_engine  # noqa: E402
+import way_out  # noqa: E402
 import yaml  # noqa: E402
 from prefect.cli.deploy import _core  # noqa: E402
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient  # noqa: E402
@@ -360,6 +362,19 @@ def check_what_is_asked_once() -> None:
     finally:
         PrefectClient.read_work_pool = real
     assert asked == ["a", "b"]
+
+
+def check_webhooks_take_the_way_out() -> None:
+    from prefect.blocks.webhook import Webhook
+
+    os.environ["HTTPS_PROXY"] = "http://127.0.0.1:9"
+    try:
+        way_out.take_it()
+    finally:
+        del os.environ["HTTPS_PROXY"]
+    for verify in (True, False):
+        block = Webhook(url="https://example.org", verify=verify)
+        assert isinstance(block._client._transport._pool, httpcore.AsyncHTTPProxy), block._client._transport
 
 
 def main() -> int:

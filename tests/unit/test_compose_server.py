@@ -19,10 +19,12 @@ import asyncpg
 import health
 import pytest
 import start
+import way_out
+import yaml
 from health import Finding, Judge, Kind, Limits, Looks, Report, Verdict
 from prefect.server.database import orm_models
 
-from .compose_file import COMPOSE
+from .compose_file import COMPOSE, interpolate
 
 HEALTHCHECK = COMPOSE.parent / "server" / "healthcheck.sh"
 CLOSED_PORT = 1
@@ -32,6 +34,48 @@ NO_DATABASE, NO_SCHEMA = Finding(Kind.NO_DATABASE, "no database"), Finding(Kind.
 
 def test_every_table_of_prefects_is_looked_for() -> None:
     assert sorted({*orm_models.Base.metadata.tables, "alembic_version"}) == list(health.TABLES)
+
+
+# --- the way out of what automations send --------------------------------------------------------------------------
+
+
+def test_what_is_said_to_the_proxy_is_carried_to_the_socket_of_the_host(tmp_path: Path) -> None:
+    """As it is, in both directions, and to its end; where nobody listens there the connection ends."""
+    place = str(tmp_path / "way-out.sock")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+    async def ask(words: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+        writer.write(words)
+        writer.write_eof()
+        try:
+            return await asyncio.wait_for(reader.read(), 10)
+        except ConnectionResetError:
+            return b""
+
+    async def host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).upper())
+        writer.close()
+
+    async def both() -> None:
+        async with await way_out.open_way(address, place):
+            assert await ask(b"x") == b""
+            async with await asyncio.start_unix_server(host, place):
+                assert await ask(b"connect example.org" * 10_000) == b"CONNECT EXAMPLE.ORG" * 10_000
+
+    asyncio.run(both())
+
+
+def test_nothing_listens_where_nothing_may_leave() -> None:
+    assert way_out.proxy({}) == way_out.proxy({"HTTPS_PROXY": ""}) == ""
+    server = yaml.safe_load(interpolate(COMPOSE.read_text(), {"PREFECT_DOMAIN": "p.example.org"}))["services"]["server"]
+    assert server["environment"]["HTTPS_PROXY"] == server["environment"]["HTTP_PROXY"] == ""
+    # A rehearsal on a copy of the database tells nobody.
+    rehearsal = (COMPOSE.parents[1] / "backups/prefect_upgrades/side.py").read_text()
+    assert '"HTTPS_PROXY": "", "HTTP_PROXY": ""' in rehearsal
+    (mount,) = [one for one in server["volumes"] if one["target"] == str(Path(way_out.SOCKET).parent)]
+    assert mount["read_only"]
 
 
 # --- what follows from what a look finds -------------------------------------------------------------------------

@@ -711,6 +711,12 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
             "watch_notify_urls, entry 2 is no address of apprise's, such as mailto://user:password@example.org",
         ),
         (
+            "automations_allowed_hosts",
+            ["hooks.slack.com", "https://example.org/x"],
+            'automations_allowed_hosts: "https://example.org/x" is no host; write a name such as hooks.slack.com, or *.webhook.office.com '
+            "for all below it",
+        ),
+        (
             "watch_heartbeat_url",
             "hc.example.org/unsaid",
             "watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid",
@@ -754,6 +760,16 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
 )
 def test_bad_host_setting(said, setting, value, problem):
     assert said(**{setting: value}) == [problem]
+
+
+def test_example_automations_need_a_block_and_a_host(said):
+    assert said(automations_examples=["failed"], automations_examples_block="alerts") == [
+        'automations_examples_block is "alerts"; it must be TYPE/NAME, such as slack-webhook/alerts',
+        "automations_examples notify nobody as long as automations_allowed_hosts is empty: name the block's host there",
+    ]
+    allowed = ["hooks.slack.com", "*.webhook.office.com", "192.0.2.1"]
+    more = {"automations_examples": ["failed", "stuck"], "automations_examples_block": "slack-webhook/alerts"}
+    assert said(automations_allowed_hosts=allowed, **more) == []
 
 
 def test_a_certificate_without_its_key(said, certificate, tmp_path):
