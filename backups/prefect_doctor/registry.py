@@ -4,7 +4,7 @@ used again.
 prefect-doctor itself looks at everything. What is cheap is looked at each minute. What a look costs, in milliseconds of a
 processor, programs that it asks included (measured in the lab; to start Python and import all of this takes 250):
 
-    containers 10, way in 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, growth 7
+    containers 10, way in 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, automations 10, growth 7
     backups 530 (restic), drift 120 (docker compose), updates 650 (apt-get)
 """
 
@@ -19,6 +19,7 @@ from prefect_backups.host import Host
 from prefect_backups.settings import Settings
 
 from . import (
+    automations,
     containers,
     copies,
     database,
@@ -97,6 +98,7 @@ def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, 
         "messages": Group(lambda: messages.check(loaded)),
         "events": Group(lambda: events.findings(events.look(loaded, host)), 5 * MINUTE),
         "logs": Group(lambda: logs.findings(logs.look()), 5 * MINUTE),
+        "automations": Group(lambda: automations.findings(automations.look()), 5 * MINUTE),
         "backups": Group(lambda: copies.check(loaded), 15 * MINUTE),
         # From samples, of which there is one every 5 minutes.
         "growth": Group(lambda: growth.check(loaded, time.time()), 15 * MINUTE),

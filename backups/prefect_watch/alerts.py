@@ -130,19 +130,27 @@ def news(problems: Mapping[str, Problem], now: float, again_hours: float) -> tup
     """
     after = dict(problems)
     made = News()
+    lasts = any(_is_news(one, now) for one in problems.values())
     for check, one in problems.items():
         if one.well:
             if one.told and passed(one.well, now) >= one.calm:
                 made.over.append(one)
                 after[check] = replace(one, told=0.0, told_level=Level.OK, over=now)
         elif not one.told or _worse(one):
-            if one.looks >= LOOKS and passed(one.since, now) >= PATIENCE[one.level]:
+            # What has followed from it, or will be over soon, is in the same message: else it would be one more in a minute.
+            if _is_news(one, now) or (lasts and one.level is not Level.WARNING):
                 made.began.append(one)
                 after[check] = replace(one, told=now, told_level=one.level)
         elif one.level is not Level.WARNING and passed(one.told, now) >= again_hours * 3600:
             made.lasting.append(one)
             after[check] = replace(one, told=now)
     return made, after
+
+
+def _is_news(problem: Problem, now: float) -> bool:
+    """Whether it has lasted, and a person does not know of it."""
+    untold = not problem.well and (not problem.told or _worse(problem))
+    return untold and problem.looks >= LOOKS and passed(problem.since, now) >= PATIENCE[problem.level]
 
 
 def _worse(problem: Problem) -> bool:

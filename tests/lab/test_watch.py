@@ -69,6 +69,9 @@ def broken(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
     """Postgres is stopped, and a worker that somebody has stopped does not come back."""
     vps.ssh(f"docker stop prefect-postgres; systemctl stop {restores.WORKER}")
     try:
+        # What follows from it comes some seconds later, and then all of it is one message.
+        health = "docker inspect --format '{{.State.Health.Status}}' prefect-server"
+        restores.until("the server is unhealthy", lambda: "" if "unhealthy" in vps.ssh(health).stdout else "not yet")
         yield
     finally:
         vps.ssh(f"docker start prefect-postgres; systemctl start {restores.WORKER}")

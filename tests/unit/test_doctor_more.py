@@ -11,7 +11,7 @@ import dns.resolver
 import pytest
 import yaml
 from prefect_backups.settings import Endpoint, Settings
-from prefect_doctor import domain, drift, events, logs, registry, updates, work
+from prefect_doctor import automations, domain, drift, events, logs, registry, updates, work
 from prefect_doctor.domain import Domain
 from prefect_doctor.drift import Drift
 from prefect_doctor.events import Seen, Sent
@@ -331,3 +331,20 @@ def test_what_is_dear_is_not_looked_at_each_minute():
         "messages",
     }
     assert good_for["updates"] == good_for["drift"] == 3600 and good_for["backups"] == 900
+
+
+# --- what automations send -------------------------------------------------------------------------------------------
+
+
+def test_hosts_that_automations_may_not_reach():
+    lines = [
+        'NOTICE    Nov 27 05:00:00.000 [17]: Proxying refused on filtered domain "example.org"',
+        'NOTICE    Nov 27 05:00:01.000 [17]: Proxying refused on filtered domain "example.org"',
+        "NOTICE    Nov 27 05:00:02.000 [17]: Reloaded config",
+    ]
+    (found,) = automations.findings(automations.refused(lines))
+    assert (found.level, found.measured) == (Level.WARNING, "refused: example.org (2 times)")
+    assert found.mend.startswith("automations_allowed_hosts in the inventory")
+    assert automations.findings(automations.refused([]))[0].level is Level.OK
+    # Nothing may leave: nothing was refused that somebody waits for.
+    assert automations.findings(None) == []

@@ -112,6 +112,17 @@ def test_what_comes_and_goes_is_told_less_and_less():
     assert [what for _, what, _ in server.told] == ["began"]
 
 
+def test_what_follows_from_it_is_in_the_same_message():
+    """And what comes later is one more; a warning waits for its time."""
+    server = Server()
+    server.look(2, postgres=BAD)
+    server.look(1, postgres=BAD, server=BAD, disk=WARNING)
+    server.look(1, postgres=BAD, server=BAD, disk=WARNING, ui=BAD)
+    assert server.told == [(2, "began", ["postgres", "server"])]
+    server.look(3, postgres=BAD, server=BAD, disk=WARNING, ui=BAD)
+    assert server.told[1:] == [(5, "began", ["ui"])]
+
+
 def test_a_look_that_failed_says_nothing_of_its_checks():
     server = Server()
     server.look(5, rows=BAD)
