@@ -54,7 +54,7 @@ options:
         type: bool
         default: false
   record:
-    description: Where the SHA-256 of each file is kept, by its path. A file that is gone is left out.
+    description: Where the SHA-256 of each file is kept, by its path. A file that is gone is left out, and those in C(/run).
     type: path
     default: /var/lib/prefect/placed.json
 author:
@@ -207,7 +207,8 @@ def recorded(known: dict, entries: list[dict]) -> dict:
     known = {path: value for path, value in known.items() if os.path.lexists(path)}
     for entry in entries:
         known.pop(entry["path"], None)
-        if entry["state"] == "file":
+        # What is in /run is gone soon, by whoever uses it, or by a reboot.
+        if entry["state"] == "file" and not entry["path"].startswith("/run/"):
             known[entry["path"]] = hashlib.sha256(entry["content"].encode(errors="surrogateescape")).hexdigest()
     return known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -164,3 +165,11 @@ def test_what_was_placed_is_recorded_until_it_is_removed(run, tmp_path):
     assert placed.changed(placed.read(record)) == [] and len(placed.read(record)) == 2
     run({"path": "c", "state": "absent"})
     assert len(placed.read(record)) == 1
+
+
+def test_what_is_gone_soon_is_not_recorded():
+    spec = importlib.util.spec_from_file_location(MODULE.stem, MODULE)
+    files = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(files)
+    entries = [{"path": path, "state": "file", "content": "x"} for path in ("/run/prefect-deploy-once.env", "/etc/a")]
+    assert list(files.recorded({"/run/of-before": "0"}, entries)) == ["/etc/a"]
