@@ -16,7 +16,8 @@ from .last import read_last
 from .progress import Report, duration
 from .restic import Backup, Repository, moment
 from .settings import Settings
-from .units import UNITS, Units
+from .unit_names import UNITS
+from .units import Units
 
 
 def findings(

@@ -13,14 +13,8 @@ from .last import read_last
 from .restic import moment
 from .settings import Settings
 from .stack import Stack
+from .unit_names import UNITS
 
-#: Units that run now and then, and whose failure systemd keeps until they are started again.
-UNITS = (
-    "prefect-backup.service",
-    "prefect-backup-verify.service",
-    "prefect-restore.service",
-    "prefect-upgrade.service",
-)
 #: Last lines of its journal, for whoever is told.
 LINES = 15
 

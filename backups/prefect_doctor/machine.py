@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_backups.settings import Settings
-from prefect_backups.units import UNITS
+from prefect_backups.unit_names import UNITS
 from prefect_backups.words import duration, size
 
 from .asked import said

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prefect_backups.meanings import meaning_of
-from prefect_backups.units import UNITS, Units
+from prefect_backups.unit_names import UNITS
+from prefect_backups.units import Units
 
 from .finding import Finding, Level
 

@@ -183,6 +183,7 @@ def test_from_the_laptop(vps: Vps, inventory_directory: Path, tmp_path: Path) ->
         file.write(away)
     command = [REPOSITORY / "scripts" / "doctor", "-i", mine, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    print(done.stdout, done.stderr)
     found = {(one["host"], one["check"]): one for one in json.loads(done.stdout)["findings"]}
     assert found[vps.name, "prefect-server"]["level"] == "OK"
     assert (found["away", "host"]["level"], done.returncode) == ("UNKNOWN", 3)

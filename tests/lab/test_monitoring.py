@@ -1,19 +1,25 @@
-"""/status and /metrics/… through the reverse proxy: turned on by site.yml, read by accounts that may nothing else, turned off again."""
+"""/status and /metrics/… through the reverse proxy, and the way out of what automations send: turned on by site.yml, used, turned
+off again.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from tests.lab import restores
+from tests.lab.people import Person, gateway
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.playbook import PlaybookRun
 from tests.lab.vps.vps import Vps
 
-TAGS = ("--tags", "stack,metrics")
-ON = json.dumps({"metrics_enabled": True, "prefect_monitors": ["pinger"]})
+TAGS = ("--tags", "stack,metrics,automations")
 SOCKETS = "/var/lib/prefect/monitoring"
 #: A sample that each address has, whatever the machine.
 SAMPLES = {
@@ -36,11 +42,70 @@ def before(vps: Vps) -> list[str]:
     return listeners(vps)
 
 
+@pytest.fixture(scope="module")
+def person(vps: Vps) -> Iterator[Person]:
+    """Whom automations notify; the only host that they may reach."""
+    with Person(gateway(vps)) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def webhook(endpoint: Endpoint, person: Person) -> Callable[[str], str]:
+    """`webhook(URL)` makes a block of Prefect's that calls this address; gives its id."""
+    kind = endpoint.get("/api/block_types/slug/webhook").json()["id"]
+    schema = endpoint.post("/api/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}}).json()[
+        0
+    ]["id"]
+
+    def made(url: str) -> str:
+        name = f"lab-{len(url)}-{url.rpartition('/')[2]}"
+        body = {"name": name, "data": {"url": url}, "block_type_id": kind, "block_schema_id": schema}
+        return endpoint.post("/api/block_documents/", body).raise_for_status().json()["id"]
+
+    return made
+
+
+def settings(address: str) -> list[str]:
+    """Everything turned on."""
+    on = {"metrics_enabled": True, "prefect_monitors": ["pinger"], "automations_allowed_hosts": [address]}
+    return ["--extra-vars", json.dumps(on)]
+
+
 def test_on_a_second_run_changes_nothing(vps: Vps, playbook: Callable[..., PlaybookRun], before: list[str]) -> None:
-    first = playbook("site.yml", *TAGS, "--extra-vars", ON)
-    assert "Listen for the reverse proxy, now and at boot" in first.changed_tasks
-    assert playbook("site.yml", *TAGS, "--extra-vars", ON).recap["changed"] == 0
-    assert listeners(vps) == before
+    on = settings(gateway(vps))
+    first = playbook("site.yml", *TAGS, *on)
+    assert {"Listen for the reverse proxy, now and at boot", "Start it, now and at boot"} <= set(first.changed_tasks)
+    assert playbook("site.yml", *TAGS, *on).recap["changed"] == 0
+    # The forward proxy listens on the host's loopback.
+    assert listeners(vps) == sorted([*before, "127.0.0.1:3128"])
+
+
+def test_automations_reach_who_is_allowed_and_nobody_else(
+    vps: Vps, endpoint: Endpoint, person: Person, webhook: Callable[[str], str]
+) -> None:
+    """A webhook and a notification, of the server's own services; where they may not go, the doctor says so."""
+    allowed, refused = webhook(person.url.replace("json://", "http://")), webhook("http://refused.example.org/x")
+    for name, block in (("allowed", allowed), ("refused", refused)):
+        body = {
+            "name": f"lab {name}",
+            "trigger": {"type": "event", "expect": [f"lab.{name}"], "posture": "Reactive", "threshold": 1, "within": 0},
+            "actions": [{"type": "call-webhook", "block_document_id": block, "payload": f'{{"told": "{name}"}}'}],
+        }
+        automation = endpoint.post("/api/automations/", body).raise_for_status().json()["id"]
+        event = {"event": f"lab.{name}", "resource": {"prefect.resource.id": "lab"}, "id": str(uuid.uuid4())}
+        occurred = datetime.now(UTC).isoformat()
+
+        def seen(event: dict[str, Any] = event, occurred: str = occurred, name: str = name) -> str:
+            # The automation is known to the services some seconds after it was made: so until it has acted.
+            endpoint.post("/api/events", [{**event, "id": str(uuid.uuid4()), "occurred": occurred}]).raise_for_status()
+            if name == "allowed":
+                return "" if {"told": name} in person.messages else f"nothing: {person.messages}"
+            found = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
+            (of_automations,) = [one for one in found if one["check"] == "automations"]
+            return "" if "refused: refused.example.org (" in of_automations["measured"] else str(of_automations)
+
+        restores.until(f"the webhook of {name}", seen, limit=90)
+        endpoint.delete(f"/api/automations/{automation}")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -124,6 +189,8 @@ def test_off_again_leaves_nothing(
     assert "prefect_metrics" not in vps.ssh(roles).stdout
     assert vps.ssh("systemctl list-units --all --no-legend 'prefect-metrics*' 'prometheus*'").stdout == ""
     assert listeners(vps) == before
+    made = "ls -d /etc/systemd/system/prefect-automations* /etc/prefect-automations/* /var/lib/prefect/automations/*"
+    assert vps.ssh(made, check=False).stdout == ""
     # The account is out, and there is nothing for others.
     assert endpoint.get("/status", user="pinger").status_code == 401
     assert endpoint.get("/metrics/node").status_code == 404

@@ -46,7 +46,8 @@ from prefect_backups.restic_output import (
     progress_of,
 )
 from prefect_backups.settings import Endpoint, Keep, Offsite, Settings
-from prefect_backups.units import UNITS, Units
+from prefect_backups.unit_names import UNITS
+from prefect_backups.units import Units
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 21, 5, 12, tzinfo=UTC)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import requests
 from prefect_backups.errors import Code, Failure
-from prefect_backups.units import UNITS, Units
+from prefect_backups.unit_names import UNITS
+from prefect_backups.units import Units
 from prefect_doctor import cli, containers, copies, database, machine, messages, units, way_in, work
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database

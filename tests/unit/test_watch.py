@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prefect_backups.errors import Code, Failure
 from prefect_backups.meanings import MEANINGS, WHOLE, meaning_of
-from prefect_backups.units import UNITS
+from prefect_backups.unit_names import UNITS
 from prefect_doctor import units
 from prefect_doctor.finding import Finding, Level
 from prefect_watch import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send
