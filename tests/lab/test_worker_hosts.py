@@ -233,7 +233,7 @@ done
 chgrp systemd-journal-remote *.key; chmod 640 *.key
 printf '[Remote]\nServerKeyFile=%s/server.key\nServerCertificateFile=%s/server.pem\nTrustedCertificateFile=%s/ca.pem\n' \
   $directory $directory $directory > /etc/systemd/journal-remote.conf.d/lab.conf
-nft insert rule inet prefect input tcp dport 19532 accept
+nft insert rule inet prefect prerouting tcp dport 19532 accept
 systemctl start systemd-journal-remote.socket
 """
 
