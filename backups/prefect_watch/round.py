@@ -30,6 +30,8 @@ from .settings import Watch
 
 #: Seconds for the heartbeat's address to answer.
 HEARTBEAT_SECONDS = 10.0
+#: Seconds after which a dear group of checks is looked at again that has found something bad.
+AGAIN = 120.0
 #: Where node exporter's textfile collector finds the kit's figures.
 METRICS = Path("/var/lib/prometheus/node-exporter/prefect_kit.prom")
 #: What a host remembers that only watches another one's server (systemd/prefect-watch-from.service).
@@ -61,22 +63,27 @@ def why_nobody(settings: Settings | None, paused: Path, now: float) -> str:
     return pause.reason(asked, lock.held(Path(settings.state)), stack, now)
 
 
+def is_due(known: Memory, name: str, group: Group, now: float) -> bool:
+    """Whether a group of checks is looked at now; what is bad in a dear one is looked at again soon, for it may be over."""
+    if name not in known.looks:
+        return True
+    bad = any(one.level > Level.WARNING for one in known.looks[name].findings)
+    good_for = min(group.good_for, AGAIN) if bad else group.good_for
+    # Half a minute: a timer is never quite on time.
+    return alerts.passed(known.looked.get(name, 0.0), now) >= good_for - 30
+
+
 def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str, Looked]:
-    """What all groups of checks find; of the dear ones, what they found a while ago."""
-    due = {
-        name: group
-        for name, group in all_groups.items()
-        # Half a minute: a timer is never quite on time.
-        if name not in known.looks or alerts.passed(known.looked.get(name, 0.0), now) >= group.good_for - 30
-    }
+    """What the groups of checks find that are due; what the others found a while ago stays known."""
+    due = {name: group for name, group in all_groups.items() if is_due(known, name, group, now)}
     with ThreadPoolExecutor(max(len(due), 1)) as pool:
         found = dict(zip(due, pool.map(lambda item: tried(item[0], item[1].look), due.items()), strict=True))
-    looks = {name: known.looks[name] for name in all_groups if name not in due}
+    looks = {}
     for name, findings in found.items():
         failed = any(one.check == name and one.level is Level.UNKNOWN for one in findings)
         looks[name] = Looked(list(findings), failed)
         known.looked[name] = now
-    known.looks = looks
+    known.looks = {name: one for name, one in (known.looks | looks).items() if name in all_groups}
     return looks
 
 

@@ -312,7 +312,12 @@ def test_each_worker_comes_by_an_account_of_its_own(vps, other, provisioned, acc
     seen = {(user, address == other.address) for user, address in come() if user.startswith("worker-")}
     assert {("worker-far-1", True), ("worker-far-2", True), (f"worker-{SERVERS_WORKER}", False)} == seen
     # Nobody else comes from there.
-    assert {user for user, address in come() if address == other.address} <= {"worker-far-1", "worker-far-2", ""}
+    assert {user for user, address in come() if address == other.address} <= {
+        "worker-far-1",
+        "worker-far-2",
+        "watch",
+        "",
+    }
 
 
 def test_it_has_the_secrets_of_its_own_workers_and_no_others(other, provisioned, inventory_directory):

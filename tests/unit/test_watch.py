@@ -16,7 +16,9 @@ from prefect_backups.meanings import MEANINGS, WHOLE, meaning_of
 from prefect_backups.unit_names import UNITS
 from prefect_doctor import units
 from prefect_doctor.finding import Finding, Level
+from prefect_doctor.registry import Group
 from prefect_watch import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send
+from prefect_watch import round as one_round
 from prefect_watch import settings as contract
 from prefect_watch.alerts import CALM, Looked, News, Problem
 from prefect_watch.flow_runs import Ended, Told
@@ -523,3 +525,33 @@ def test_what_a_person_has_put_beside_the_messages_stays(tmp_path):
     outbox.deliver(tmp_path, ["a"], "t", "x", People())
     assert outbox.again(tmp_path, ["a"], People()) == (0, 0)
     assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["mine.json", "note.txt"]
+
+
+# --- which checks are looked at --------------------------------------------------------------------------------------
+
+
+def test_dear_checks_are_looked_at_less_often_and_soon_again_when_something_is_bad():
+    level, looked = [OK], []
+
+    def backups():
+        looked.append(round(now - BEGAN))
+        return [Finding("backups", level[0], "x")]
+
+    def others():
+        return [Finding("api", OK, "x")]
+
+    known = Memory()
+    for minute in range(40):
+        now = BEGAN + 60 * minute
+        level[0] = BAD if 16 <= minute < 20 else OK
+        seen = one_round.look(known, {"backups": Group(backups, 900), "others": Group(others)}, now)
+        assert "others" in seen and ("backups" in seen) is (looked[-1] == 60 * minute)
+        assert set(known.looks) == {"backups", "others"}
+    # Each quarter of an hour; and each two minutes from when it is seen to be bad.
+    assert looked == [0, 900, 1800]
+    level[0], looked[:] = BAD, []
+    known = Memory()
+    for minute in range(6):
+        now = BEGAN + 60 * minute
+        one_round.look(known, {"backups": Group(backups, 900)}, now)
+    assert looked == [0, 120, 240]
