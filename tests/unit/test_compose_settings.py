@@ -16,7 +16,7 @@ from .compose_file import COMPOSE, interpolate
 
 SERVICES = ("server", "migrate")
 # What the Prefect container reads that is not Prefect's own: its user's home, its Postgres driver, uvicorn, analytics.
-NOT_OF_PREFECT = {"HOME", "PGPASSFILE", "FORWARDED_ALLOW_IPS", "DO_NOT_TRACK"}
+NOT_OF_PREFECT = {"HOME", "PGPASSFILE", "FORWARDED_ALLOW_IPS", "DO_NOT_TRACK", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"}
 
 
 def environment(service: str) -> dict[str, str]:
