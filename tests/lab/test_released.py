@@ -32,6 +32,11 @@ SAID = {
     "Write the settings",
     "Install the units, and when they start",
     "Start the timers, now and at boot",
+    # "`prefect-watch.timer` stands in the place of …", accounts that may only monitor
+    "Stop what did a part of it before",
+    "Install the units and the program",
+    "Start the timer, now and at boot",
+    "Write the accounts",
     # "restarts every worker"
     "Make the directories, and place the lock of the workers",
     "Make it, and install what the lock names",
@@ -72,6 +77,16 @@ def test_it_keeps_what_it_has(vps, endpoint):
     assert int(psql(vps, "SELECT count(*) FROM log")) > 0
     made_by = {backup["kit"] for backup in restores.run(vps, "prefect-backup", "list").facts["backups"]}
     assert "0.4" in made_by
+
+
+def test_nothing_is_left_of_what_prefect_watch_replaces(vps):
+    left = vps.ssh(
+        "ls /etc/systemd/system/prefect-backup-check* /etc/systemd/system/prefect-crashes* /etc/systemd/system/prefect-notify*"
+        " /etc/systemd/system/timers.target.wants/prefect-crashes* /usr/local/sbin/prefect-notify;"
+        " systemctl list-units --all --no-legend 'prefect-crashes*' 'prefect-backup-check*'",
+        check=False,
+    )
+    assert left.stdout == ""
 
 
 def test_the_second_run_changes_nothing(vps, playbook):
