@@ -509,7 +509,7 @@ def test_a_host_that_leaves_is_let_in_no_more_and_the_server_is_as_it_was(runs, 
     runs.remove()
     write_inventory()
     gone = playbook("site.yml", "--skip-tags", "host,docker")
-    assert {*gone.changed_tasks} <= {"Write the users", *EFFECTS}, gone.changed_tasks
+    assert {*gone.changed_tasks} <= {"Write the accounts", *EFFECTS}, gone.changed_tasks
     assert endpoint.get("/api/health", user="worker-far-1").status_code == 401
     again = playbook("site.yml", "--tags", "stack,workers,flows")
     assert again.recap["changed"] == 0, again.changed_tasks
