@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, LiteralString
 
 from prefect_backups.host import Host
@@ -21,6 +22,8 @@ STUCK = 900.0
 SILENT = 120.0
 #: One that was not heard from for so many days is of another time.
 FORGOTTEN_DAYS = 7
+#: The accounts of the reverse proxy; a worker NAME has the account worker-NAME.
+ACCOUNTS = Path("/etc/prefect/caddy/users.caddy")
 
 LATE = """
 SELECT count(*), coalesce(max(extract(epoch FROM now() - next_scheduled_start_time)), 0)::float8 FROM flow_run
@@ -97,6 +100,8 @@ class Work:
     edited: list[str] = field(default_factory=list)
     #: Flow runs that ended within the last hour, by the type of their state: for the history.
     ended: list[tuple[str, int]] = field(default_factory=list)
+    #: Workers that have an account, which are those of the inventory; None: that cannot be told.
+    accounts: frozenset[str] | None = None
 
 
 def _same(wanted: Any, found: Any) -> bool:
@@ -113,6 +118,15 @@ def edited(trigger: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
     if f" {trigger.get('within') or 0:.0f} seconds" not in str(actions[0].get("message")):
         changed.append("within")
     return changed
+
+
+def accounts(path: Path = ACCOUNTS) -> frozenset[str] | None:
+    """Names of the workers that the reverse proxy lets in; None where its accounts cannot be read."""
+    try:
+        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    except OSError:
+        return None
+    return frozenset(name.removeprefix("worker-") for name in names if name.startswith("worker-"))
 
 
 def look(host: Host) -> Work:
@@ -135,6 +149,7 @@ def look(host: Host) -> Work:
             (sum(enabled for enabled, *_ in detection), len(detection)),
             edited(*detection[0][1:]) if detection else [],
             rows(ENDED),
+            accounts=accounts(),
         )
 
 
@@ -162,20 +177,13 @@ def standing_runs(work: Work) -> Finding:
 
 
 def workers_online(work: Work) -> list[Finding]:
-    """Each worker that this server knows of."""
-    if not work.workers:
-        return [
-            Finding(
-                "workers",
-                Level.WARNING,
-                "none has been heard from",
-                "one or more",
-                "systemctl start 'prefect-worker@*'",
-            )
-        ]
+    """Each worker that this server knows of, and each that should be there."""
     limit = f"heard from within {duration(SILENT)}"
     findings = []
     for pool, name, silent in work.workers:
+        # One that was taken out of the inventory, or that somebody has run by hand, may stop as it likes.
+        if silent > SILENT and work.accounts is not None and name not in work.accounts:
+            continue
         level = Level.BAD if silent > SILENT else Level.OK
         mend = (
             f"on its host: systemctl status prefect-worker@{name}; gone for good: prefect work-pool inspect {pool}"
@@ -183,6 +191,12 @@ def workers_online(work: Work) -> list[Finding]:
             else ""
         )
         findings.append(Finding(f"worker {name}", level, f"pool {pool}, {duration(silent)} ago", limit, mend))
+    for name in sorted((work.accounts or frozenset()) - {name for _, name, _ in work.workers}):
+        mend = f"on its host: systemctl status prefect-worker@{name}; ansible-playbook site.yml --tags workers"
+        findings.append(Finding(f"worker {name}", Level.BAD, f"not heard from in {FORGOTTEN_DAYS} days", limit, mend))
+    if not findings:
+        mend = "systemctl start 'prefect-worker@*'"
+        return [Finding("workers", Level.WARNING, "none has been heard from", "one or more", mend)]
     return findings
 
 

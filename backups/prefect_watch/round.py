@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from prefect_backups.progress import Report
 from prefect_backups.settings import Settings
 from prefect_doctor import samples
 from prefect_doctor.cli import tried
-from prefect_doctor.finding import Level
+from prefect_doctor.finding import Finding, Level
 from prefect_doctor.registry import Group, Seen, groups
 from prefect_metrics import figures
 
@@ -87,6 +88,15 @@ def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str
     return looks
 
 
+def of_interest(looks: Mapping[str, Looked], ignored: Sequence[str]) -> dict[str, Looked]:
+    """Without what people do not want to be told of."""
+
+    def told(finding: Finding) -> bool:
+        return not any(fnmatch.fnmatchcase(finding.check, pattern) for pattern in ignored)
+
+    return {name: replace(one, findings=list(filter(told, one.findings))) for name, one in looks.items()}
+
+
 def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     """The round; gives the exit code, which is 0 whatever was found."""
     state = Path(settings.state)
@@ -100,7 +110,7 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     looks = look(known, groups(settings, host, seen), now)
     # Before anybody is told, which can take its time where an address does not answer.
     errors = _publish(known, seen, settings, host, now)
-    known.problems = alerts.seen(known.problems, looks, now)
+    known.problems = alerts.seen(known.problems, of_interest(looks, watch.ignore), now)
     why = why_nobody(settings, paused, now)
     errors += [] if why else [_tell_of_problems(known, watch, state, now)]
     errors.append(_tell_of_flow_runs(known, host, settings, watch, now))

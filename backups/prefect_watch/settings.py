@@ -44,6 +44,8 @@ class Watch:
     notify_urls: list[str] = field(default_factory=list)
     # Hours until a person is told once more of what stays bad.
     again_hours: float = 24
+    # Names of checks that people are not told of; * stands for anything.
+    ignore: list[str] = field(default_factory=list)
     # Called at each look that finds all well. Secret.
     heartbeat_url: str = ""
     flow_runs: FlowRuns = field(default_factory=FlowRuns)

@@ -50,19 +50,22 @@ def person(vps: Vps) -> Iterator[Person]:
 
 
 @pytest.fixture(scope="module")
-def webhook(endpoint: Endpoint, person: Person) -> Callable[[str], str]:
+def webhook(endpoint: Endpoint, person: Person) -> Iterator[Callable[[str], str]]:
     """`webhook(URL)` makes a block of Prefect's that calls this address; gives its id."""
     kind = endpoint.get("/api/block_types/slug/webhook").json()["id"]
-    schema = endpoint.post("/api/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}}).json()[
-        0
-    ]["id"]
+    of_kind = {"block_schemas": {"block_type_id": {"any_": [kind]}}}
+    schema = endpoint.post("/api/block_schemas/filter", of_kind).json()[0]["id"]
+    ids = []
 
     def made(url: str) -> str:
         name = f"lab-{len(url)}-{url.rpartition('/')[2]}"
         body = {"name": name, "data": {"url": url}, "block_type_id": kind, "block_schema_id": schema}
-        return endpoint.post("/api/block_documents/", body).raise_for_status().json()["id"]
+        ids.append(endpoint.post("/api/block_documents/", body).raise_for_status().json()["id"])
+        return ids[-1]
 
-    return made
+    yield made
+    for one in ids:
+        endpoint.delete(f"/api/block_documents/{one}")
 
 
 def settings(address: str) -> list[str]:

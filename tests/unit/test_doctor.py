@@ -207,6 +207,24 @@ def test_workers_that_are_silent():
     assert "prefect-worker@far-1" in found[1].mend
 
 
+def test_workers_that_should_be_there_are_those_with_an_account():
+    """What was taken out of the inventory, or run by hand, is shown while it is there, and not missed."""
+    known = Work(
+        workers=[("general", "a", 600.0), ("general", "b", 600.0), ("general", "c", 1.0)], accounts=frozenset("a")
+    )
+    assert [(one.check, one.level) for one in work.workers_online(known)] == [("worker a", BAD), ("worker c", OK)]
+    (never,) = work.workers_online(Work(accounts=frozenset({"gpu-1"})))
+    assert (never.check, never.level, never.measured) == ("worker gpu-1", BAD, "not heard from in 7 days")
+
+
+def test_workers_of_the_inventory_have_an_account(tmp_path):
+    (tmp_path / "users.caddy").write_text(
+        "# By the playbook\nadmin $2b$x\nworker-general-1 $2b$y\n\nworker-far-1 $2b$z\n"
+    )
+    assert work.accounts(tmp_path / "users.caddy") == {"general-1", "far-1"}
+    assert work.accounts(tmp_path / "none") is None
+
+
 def test_a_work_pool_that_nobody_serves():
     (found,) = work.pools_served(Work(unserved=[("gpu", 4)]))
     assert (found.level, found.check, found.measured) == (BAD, "work pool gpu", "4 flow runs due, and no worker")

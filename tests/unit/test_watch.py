@@ -432,6 +432,15 @@ def test_that_nothing_can_be_remembered_is_said(tmp_path):
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
+def test_what_people_do_not_want_to_be_told_of():
+    looks = {
+        "work": Looked([Finding("worker gpu-1", BAD, "x"), Finding("worker a", BAD, "x")]),
+        "api": Looked([], True),
+    }
+    left = one_round.of_interest(looks, ["worker gpu-*", "disk *"])
+    assert [one.check for one in left["work"].findings] == ["worker a"] and left["api"].failed
+
+
 def test_the_role_writes_what_the_program_reads():
     written: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__watch_settings"]
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
