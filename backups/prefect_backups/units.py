@@ -44,8 +44,8 @@ def look(settings: Settings) -> Units:
     for name, unit in units.items():
         unit["ended"] = unit.get("InactiveEnterTimestamp", "").removeprefix("@")
         if unit.get("ActiveState") == "failed":
-            unit["lines"] = _said(
-                "journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LINES}", f"--unit={name}"
+            unit["lines"] = last_run(
+                _said("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LINES}", f"--unit={name}")
             )
     state = Path(settings.state)
     unfinished = ""
@@ -60,6 +60,13 @@ def look(settings: Settings) -> Units:
     identity = read_last(settings).get("id", "")
     newest = moment(identity) if identity else 0.0
     return Units(units, stack.down_workers(), stack.passing_workers(), len(stack.enabled_workers()), unfinished, newest)
+
+
+def last_run(lines: str) -> str:
+    """Of the journal of a unit what it has said since it was started last; all of it where that was longer ago."""
+    told = lines.splitlines()
+    starts = [number for number, line in enumerate(told) if line.startswith("Starting ")]
+    return "\n".join(told[starts[-1] + 1 :] if starts else told)
 
 
 def _said(*command: str) -> str:

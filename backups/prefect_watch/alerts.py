@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from prefect_doctor.finding import Finding, Level
 
-#: Seconds that a problem has to last before a person is told: a restart of the server takes less.
-PATIENCE = {Level.BAD: 90.0, Level.UNKNOWN: 90.0, Level.WARNING: 1800.0}
+#: Seconds that a problem has to last before a person is told: a restart of the server takes less, and looks are a minute apart.
+PATIENCE = {Level.BAD: 55.0, Level.UNKNOWN: 55.0, Level.WARNING: 1800.0}
 #: Looks that have to have found it, whatever the time: a host that slept has not looked.
 LOOKS = 2
 #: Seconds for which all must have been well until that is said, at first and at most.

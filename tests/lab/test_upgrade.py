@@ -121,6 +121,13 @@ def test_a_rehearsal_that_fails_changes_nothing(vps, playbook, endpoint, later):
     assert serves(endpoint) == HERE
 
 
+def drifted(vps: Vps) -> list[dict[str, str]]:
+    """What the doctor takes for changed by hand."""
+    found = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
+    drift = ("placed files", "units on disk", "containers' configuration")
+    return [one for one in found if one["check"] in drift and one["level"] != "OK"]
+
+
 def test_an_upgrade_fails_no_request_and_no_flow_run(vps, far, playbook, endpoint, runs, later):
     """Not even one that dies when the server has been replaced: systemd finishes it, and the playbook goes on from there."""
     on_far = runs.deployment("through-an-upgrade-elsewhere", work_pool_name="far")
@@ -149,6 +156,7 @@ def test_an_upgrade_fails_no_request_and_no_flow_run(vps, far, playbook, endpoin
         assert int(psql(vps, f"SELECT count(*) FROM {table}")) >= count, table
     # site.yml keeps it, as the inventory does not say which.
     assert playbook("site.yml", "--tags", "stack,workers").recap["changed"] == 0
+    assert drifted(vps) == []
 
 
 def test_the_way_back_loses_nothing_either(vps, far, playbook, endpoint, runs):
@@ -161,6 +169,7 @@ def test_the_way_back_loses_nothing_either(vps, far, playbook, endpoint, runs):
     assert [host.ssh(WORKER).stdout.strip() for host in (vps, far)] == [HERE, HERE]
     assert runs.wait(run, "Completed")["run_count"] == 1
     assert left_over(vps) == ""
+    assert drifted(vps) == []
 
 
 def test_a_death_before_the_server_is_replaced_is_taken_back(vps, endpoint):
@@ -185,3 +194,4 @@ def test_the_backup_of_before_is_a_way_back_too(vps, endpoint):
     restores.restored(vps, "--undo")
     assert (serves(endpoint), restores.marker(endpoint)) == (HERE, "before")
     assert left_over(vps) == ""
+    assert drifted(vps) == []

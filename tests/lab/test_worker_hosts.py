@@ -260,6 +260,9 @@ def test_logs_are_sent_to_a_server_of_ones_own(vps, other, provisioned, playbook
     vps.ssh("logger --tag lab-logs meanwhile; sleep 3")
     other.ssh("systemctl start systemd-journal-remote.socket")
     arrives("meanwhile")
+    other.ssh(
+        "systemctl stop systemd-journal-remote.socket systemd-journal-remote.service; systemctl reload prefect-firewall"
+    )
     playbook("site.yml", *only)
     assert vps.ssh("systemctl is-enabled systemd-journal-upload.service", check=False).stdout.strip() == "disabled"
     assert vps.ssh("ls /etc/systemd/journal-upload /etc/systemd/journal-upload.conf.d").stdout.split() == [

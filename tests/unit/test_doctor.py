@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from prefect_backups import units as kit_units
 from prefect_backups.errors import Code, Failure
 from prefect_backups.unit_names import UNITS
 from prefect_backups.units import Units
@@ -324,6 +325,12 @@ def test_a_unit_that_has_failed_says_what_that_means_and_its_last_words():
     assert units.ended("prefect-backup.service", shown, newest=101.0).level is OK
     assert units.ended("prefect-restore.service", shown, newest=101.0).level is BAD
     assert units.ended("prefect-backup.service", {**shown, "ActiveState": "activating"}, newest=0.0).pending
+
+
+def test_last_words_are_those_of_the_last_run():
+    said = "Starting x...\nfirst\nFinished x\nStarting x...\n  ok\nERROR: y\nFailed to start x"
+    assert kit_units.last_run(said) == "  ok\nERROR: y\nFailed to start x"
+    assert kit_units.last_run("a\nb") == "a\nb"
 
 
 def test_workers_of_this_host():
