@@ -19,7 +19,8 @@ from .settings import FlowRuns
 
 #: Seconds. The first look goes back so far, and so does one after a long time without any.
 LOOK_BACK = 3600.0
-#: Seconds by which each look goes back behind the one before: a state bears the client's time, and is there only later.
+#: Seconds by which each look goes back behind the one before: a state bears the moment at which it was made, and is there only
+#: when its transaction has ended.
 OVERLAP = 300.0
 #: A message names so many, and counts the rest; a digest gives so many kinds.
 NAMED = 20
@@ -28,6 +29,7 @@ LINES, LINE = 5, 300
 #: Seconds in which messages are counted.
 HOUR = 3600.0
 
+# By `updated`, which is the server's time and has an index; the state's own time is the client's, and has none.
 QUERY = """
 SELECT state.id::text, run.name, coalesce(deployment.name, ''), flow.name, state.name, state.timestamp, coalesce(state.message, ''),
   run.id::text
@@ -35,7 +37,7 @@ FROM flow_run_state AS state
 JOIN flow_run AS run ON run.id = state.flow_run_id
 JOIN flow ON flow.id = run.flow_id
 LEFT JOIN deployment ON deployment.id = run.deployment_id
-WHERE state.timestamp > %(after)s AND lower(state.name) = ANY(%(states)s)
+WHERE state.updated > %(after)s AND lower(state.name) = ANY(%(states)s)
   AND (%(tags)s::text[] = '{}' OR EXISTS (SELECT FROM jsonb_array_elements_text(run.tags) AS tag WHERE tag = ANY(%(tags)s)))
 ORDER BY state.timestamp
 LIMIT 1000
