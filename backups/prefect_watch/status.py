@@ -23,7 +23,9 @@ COUNTED = {
     "schema": re.compile(r"schema|indexes"),
     "write": re.compile(r"API|API, a write|way in|prefect-server"),
     "workers": re.compile(r"work|workers?|workers? .+|work pool .+"),
-    "backups": re.compile(r"backups|backups? .+"),
+    "backups": re.compile(
+        r"backups|copies in .+|verification of backups|prefect-backup(-verify)?\.service|unfinished restore"
+    ),
 }
 #: A warning is nothing that fails; what could not be looked at may.
 FAILING = (Level.BAD, Level.UNKNOWN)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from prefect_doctor import containers, copies, database, work
+from prefect_backups.units import Units
+from prefect_doctor import containers, copies, database, units, work
 from prefect_doctor.finding import Finding, Level
 from prefect_doctor.way_in import Answer, answered
 from prefect_watch import status
@@ -61,7 +62,18 @@ FAILING = (
     containers.running("prefect-server", None),
     answered("API, a write", Answer(500, "no", 0.1), (201,)),
     database.connections(database.Database(1, 49, 50, 0, 0.0)),
-    *copies.findings(["the newest backup is 5 h old: prefect-backup create"], None, NOON),
+    *copies.findings(
+        [
+            "the newest backup is 5 h old: prefect-backup create",
+            "there is no copy in far; 3.0 hours are allowed",
+            "no backup was ever verified; 9 days are allowed",
+        ],
+        None,
+        NOON,
+    ),
+    units.ended("prefect-backup.service", {"ActiveState": "failed"}, 0.0),
+    units.workers(Units(down=["prefect-worker@a.service"])),
+    units.unfinished_restore(Units(unfinished="a restore")),
     # Groups of checks that could not look.
     *(Finding(name, Level.UNKNOWN, "could not be looked at") for name in ("containers", "way in", "work", "database")),
 )
