@@ -264,7 +264,11 @@ def test_logs_are_sent_to_a_server_of_ones_own(vps, other, provisioned, playbook
         "systemctl stop systemd-journal-remote.socket systemd-journal-remote.service; systemctl reload prefect-firewall"
     )
     playbook("site.yml", *only)
-    assert vps.ssh("systemctl is-enabled systemd-journal-upload.service", check=False).stdout.strip() == "disabled"
+    left = vps.ssh(
+        "systemctl is-enabled systemd-journal-upload.service; systemctl is-failed systemd-journal-upload.service",
+        check=False,
+    )
+    assert left.stdout.split() == ["disabled", "inactive"]
     assert vps.ssh("ls /etc/systemd/journal-upload /etc/systemd/journal-upload.conf.d").stdout.split() == [
         "/etc/systemd/journal-upload:",
         "/etc/systemd/journal-upload.conf.d:",
