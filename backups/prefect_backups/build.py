@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from . import backup, workers
+from . import backup, units, workers
 from .bring_back import bring_back, prove
 from .errors import Code, Failure
 from .host import Host
@@ -40,6 +40,7 @@ def new_cluster(host: Host, journal: Journal) -> None:
         journal.save(host.state)
         host.stack.set_aside(Path(journal.aside))
         host.stack.start_postgres(host.postgres)
+        units.restart_exporter()
 
 
 def database(host: Host, plan: Plan, journal: Journal) -> None:

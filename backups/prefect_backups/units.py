@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from .settings import Settings
 from .stack import Stack
 from .unit_names import UNITS
 
+EXPORTER = "prefect-metrics-postgres.service"
 #: Last lines of its journal, for whoever is told.
 LINES = 15
 
@@ -60,6 +62,12 @@ def look(settings: Settings) -> Units:
     identity = read_last(settings).get("id", "")
     newest = moment(identity) if identity else 0.0
     return Units(units, stack.down_workers(), stack.passing_workers(), len(stack.enabled_workers()), unfinished, newest)
+
+
+def restart_exporter() -> None:
+    """Have the exporter of Postgres' figures begin again, where there is one: its role is made at its start, in each new cluster."""
+    with contextlib.suppress(OSError):
+        subprocess.run(["systemctl", "try-restart", EXPORTER], capture_output=True, check=False)
 
 
 def last_run(lines: str) -> str:

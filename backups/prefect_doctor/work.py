@@ -206,7 +206,7 @@ def pools_served(work: Work) -> list[Finding]:
         Finding(
             f"work pool {pool}",
             Level.BAD,
-            f"{count} flow runs due, and no worker",
+            f"{count} flow run{'s' * (count > 1)} due, and no worker",
             "a worker",
             f"prefect work-pool inspect {pool}; add a worker: prefect_workers, site.yml --tags workers",
         )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from . import drift, machine, updates
+from . import clocks, drift, machine, updates
 from .asked import said
 from .finding import Finding, Level, worst, worst_first
 
@@ -60,6 +60,7 @@ def look() -> list[Finding]:
         [
             workers(enabled, active),
             *machine.findings(machine.look(None)),
+            *clocks.look(),
             *drift.findings(drift.look()),
             *updates.findings(updates.look()),
         ]

@@ -25,7 +25,7 @@ from typing import Any
 
 import docker
 import docker.errors
-from prefect_backups import backup, images, manifest, smoke, space, verify
+from prefect_backups import backup, images, manifest, smoke, space, units, verify
 from prefect_backups import unfinished as restores
 from prefect_backups.bring_back import bring_back, prove
 from prefect_backups.choose import pick
@@ -187,6 +187,7 @@ class PostgresUpgrade:
             host.stack.compose("up", "--detach", "postgres", code=Code.NO_DATABASE)
             host.stack.wait_for(CONTAINER, Code.NO_DATABASE)
             host.postgres.wait(10)
+            units.restart_exporter()
 
     def _fill(self, journal: ClusterJournal) -> None:
         """The last backup in the new cluster, proven."""

@@ -6,10 +6,12 @@ What is wrong on a server that can still say so, its own prefect-watch tells peo
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
+from prefect_doctor import clocks
 from prefect_doctor.finding import Finding, Level
 
 from .settings import Server
@@ -32,11 +34,16 @@ def look(server: Server) -> list[Finding]:
     client.trust_env = False
     client.verify = server.ca_file
     client.auth = (server.user, Path(server.password_file).read_text().strip())
+    asked = time.time()
     try:
         answer = client.get(f"{server.url.rstrip('/')}/status", timeout=PATIENCE)
     except requests.RequestException as error:
         return findings(name, 0, type(error).__name__ + why(str(error)), datetime.now(UTC))
-    return findings(name, answer.status_code, answer.text, datetime.now(UTC))
+    now = time.time()
+    seconds = clocks.ahead(answer.headers.get("Date"), asked, now)
+    # How old its last look is, its own clock says.
+    found = findings(name, answer.status_code, answer.text, datetime.fromtimestamp(now - (seconds or 0.0), UTC))
+    return found if seconds is None else [*found, clocks.finding(name, seconds)]
 
 
 def why(error: str) -> str:
@@ -58,7 +65,7 @@ def findings(name: str, status: int, text: str, now: datetime) -> list[Finding]:
         name: of the server.
         status: of HTTP; 0: there was no answer.
         text: the body, or why there was none.
-        now: with its time zone.
+        now: by the server's clock, with its time zone.
     """
     reached, looked, heard = f"server {name}", f"watch of {name}", f"messages of {name}"
     limit = "an answer"

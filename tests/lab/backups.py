@@ -54,14 +54,18 @@ class Ended:
     said: str
 
 
+def dropin(unit: str) -> str:
+    """The file that holds what tests add to a unit (unit_environment)."""
+    return f"/run/systemd/system/{unit}.d/test.conf"
+
+
 @contextmanager
 def unit_environment(vps: Vps, unit: str, **variables: str) -> Iterator[None]:
     """A unit runs with these variables; that it has failed with them is forgotten."""
-    directory = f"/run/systemd/system/{unit}.d"
+    file = dropin(unit)
+    directory = file.rpartition("/")[0]
     lines = "".join(f'Environment="{name}={value}"\n' for name, value in variables.items())
-    vps.ssh(
-        f"mkdir -p {directory} && cat > {directory}/test.conf && systemctl daemon-reload", text=f"[Service]\n{lines}"
-    )
+    vps.ssh(f"mkdir -p {directory} && cat > {file} && systemctl daemon-reload", text=f"[Service]\n{lines}")
     try:
         yield
     finally:

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tests.lab import restores
+from tests.lab.seed import psql
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.playbook import REPOSITORY
 from tests.lab.vps.vps import Vps
@@ -40,6 +42,8 @@ def wrong(found: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_server_that_is_well(vps: Vps, endpoint: Endpoint) -> None:
+    # What was due while the snapshot was one, its worker takes in its first minute.
+    restores.until("late runs have begun", lambda: "late flow runs" in wrong(doctor(vps)) and "some wait")
     found = doctor(vps)
     assert wrong(found) == {}
     assert {"prefect-server", "API, a write", "certificate", "worker general-1", "database", "backups"} <= set(found)
@@ -172,6 +176,76 @@ def test_what_is_not_as_it_was_deployed_and_who_knocks(vps: Vps, endpoint: Endpo
     count, _, words = measured["failed logins"].partition(" in the last hour from ")
     assert (int(count) >= 100, words.startswith(f"1 address, the most ({count}) from ")) == (True, True)
     assert int(measured["failed logins by ssh"].split()[0]) >= 1
+
+
+# 120,000 dead rows that no vacuum may remove, and an index that could not be built.
+WORN = """
+CREATE TABLE lab_worn (id int) WITH (autovacuum_enabled = false);
+INSERT INTO lab_worn SELECT generate_series(1, 120000); UPDATE lab_worn SET id = 1;
+"""
+INDEX = "CREATE UNIQUE INDEX CONCURRENTLY lab_index ON lab_worn (id)"
+# As a program that opens connections and gives none back.
+CONNECTIONS = """
+import time, psycopg
+kept = [psycopg.connect("host=/var/lib/prefect/postgres/socket user=prefect dbname=prefect") for _ in range(28)]
+time.sleep(60)
+"""
+PYTHON = "/opt/prefect/backups/venv/bin/python"
+
+
+def run(endpoint: Endpoint, pool: str, state: str, minutes: int) -> str:
+    """A flow run of so many minutes ago that nobody has taken on since; gives its id."""
+    deployment = endpoint.get("/api/deployments/name/hello/hello").raise_for_status().json()
+    since = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+    body = {
+        "flow_id": deployment["flow_id"],
+        "deployment_id": deployment["id"],
+        "state": {"type": state, "timestamp": since, "state_details": {"scheduled_time": since}},
+        "work_pool_name": pool,
+    }
+    return endpoint.post("/api/flow_runs/", body).raise_for_status().json()["id"]
+
+
+@contextmanager
+def worn(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
+    """Dead rows, an index that is not valid, hardly a connection left, work for nobody, a reboot that waits."""
+    endpoint.post("/api/work_pools/", {"name": "lab-empty", "type": "process"}).raise_for_status()
+    ids = [run(endpoint, "lab-empty", state, minutes) for state, minutes in (("SCHEDULED", 10), ("PENDING", 20))]
+    psql(vps, WORN)
+    vps.ssh(f"docker exec prefect-postgres psql --username=prefect --command='{INDEX}'", check=False)
+    vps.ssh(
+        f"systemd-run --unit=lab-connections {PYTHON} -c '{CONNECTIONS}'; touch -d '8 days ago' /run/reboot-required"
+    )
+    try:
+        yield
+    finally:
+        vps.ssh("systemctl stop lab-connections; rm /run/reboot-required")
+        psql(vps, "DROP TABLE lab_worn")
+        for one in ids:
+            endpoint.delete(f"/api/flow_runs/{one}").raise_for_status()
+        endpoint.delete("/api/work_pools/lab-empty").raise_for_status()
+
+
+def test_a_database_that_is_worn_and_work_that_nobody_does(vps: Vps, endpoint: Endpoint) -> None:
+    with worn(vps, endpoint):
+        found = doctor(vps)
+    measured = {name: found[name]["measured"] for name in wrong(found)}
+    print(measured)
+    assert wrong(found) == {
+        "dead rows": "WARNING",
+        "indexes": "WARNING",
+        "connections": "WARNING",
+        "late flow runs": "WARNING",
+        "stuck flow runs": "WARNING",
+        "work pool lab-empty": "BAD",
+    }
+    assert measured["dead rows"].startswith("lab_worn: 120,000 (50%)")
+    assert (measured["indexes"], measured["stuck flow runs"]) == ("not valid: lab_index", "1 Pending")
+    assert (measured["late flow runs"], measured["work pool lab-empty"]) == (
+        "1, the latest by 10 minutes",
+        "1 flow run due, and no worker",
+    )
+    assert (found["reboot"]["level"], found["reboot"]["measured"]) == ("WARNING", "one has waited for 8 days")
 
 
 def test_from_the_laptop(vps: Vps, inventory_directory: Path, tmp_path: Path) -> None:

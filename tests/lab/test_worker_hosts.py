@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import watching
+from tests.lab import backups, watching
 from tests.lab.conftest import Aloud, Endpoint
 from tests.lab.people import Person, gateway
 from tests.lab.vps import images, inventory
@@ -45,6 +45,8 @@ from prefect_watch.settings import Server
 with open("/etc/prefect/watch/settings.json") as file:
     print([one.check for one in elsewhere.look(Server(**json.load(file)["server"]))])
 END"""
+WRONG_CLOCK = """Environment=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKETIME=+90s
+"""
 ROOT = Path(__file__).parents[2]
 # Seconds from the loss of a host until its runs are Crashed. The window is 90, and it is 92 on an idle machine; this is a guard
 # against hanging.
@@ -204,11 +206,17 @@ def test_it_tells_people_when_the_server_does_not_answer_it(vps, other, provisio
             until("the proxy", lambda: "" if "messages" in other.ssh(ASKED).stdout else "not there", 120)
             look()
             look(400)
-        told, well = person.messages
+            # And with a clock that is wrong, here or there.
+            other.ssh("apt-get install --yes --no-install-recommends libfaketime > /dev/null")
+            other.ssh(f"cat >> {backups.dropin(watching.UNIT_ELSEWHERE)} && systemctl daemon-reload", text=WRONG_CLOCK)
+            look()
+            look(95)
+        told, well, clock = person.messages
     domain = settings["server"]["url"].removeprefix("https://")
     assert told["title"].startswith(f"{other.name}: bad: server {domain}: does not answer (ConnectionError: ")
     assert f"  what to do: is its host up? ping {domain}; ssh to it;" in told["message"]
     assert f"Well again:\n  server {domain} (was bad for" in well["message"]
+    assert f"clock beside the server's: 90 s ahead of that of {domain}" in clock["title"]
 
 
 def test_it_watches_the_server_no_longer(other, provisioned, playbook):
@@ -309,6 +317,7 @@ def test_the_doctor_looks_at_it_from_the_laptop(other, provisioned, inventory_di
     assert found["workers of this host"]["measured"] == "prefect-worker@far-2.service does not run"
     assert found["placed files"]["level"] == "OK" and found["placed files"]["measured"].startswith("all ")
     assert {"memory", "failed units", "units on disk", "disk /"} <= set(found)
+    assert found["clock beside the server's"]["level"] == "OK"
     assert done.returncode == 2
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from prefect_doctor import worker_host
+from prefect_doctor import clocks, worker_host
 from prefect_doctor.finding import Level
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,3 +127,29 @@ def test_workers_of_a_host_that_has_nothing_else(enabled, active, level, words):
 def test_what_systemd_says_of_workers():
     assert worker_host.states('[{"unit": "a", "active": "failed", "sub": "failed"}]') == {"a": "failed"}
     assert worker_host.states("") == worker_host.states("no JSON") == worker_host.states('[{"x": 1}]') == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "ahead"),
+    [(0.0, 1.0, 0.0), (0.6, 0.9, 0.1), (-0.2, 0.1, -0.4), (90.0, 90.2, 89.5), (-90.0, -89.8, -90.3), (-5.0, 5.0, 0.0)],
+)
+def test_a_clock_beside_the_server_s(asked, answered, ahead):
+    noon = 1_800_000_000
+    assert clocks.ahead("Fri, 15 Jan 2027 08:00:00 GMT", noon + asked, noon + answered) == pytest.approx(ahead)
+
+
+def test_a_clock_that_is_off_is_told():
+    said = [(one.level, one.measured) for one in (clocks.finding("p", seconds) for seconds in (-9.9, 12, -3600))]
+    assert said == [
+        (Level.OK, "the same as that of p"),
+        (Level.WARNING, "12 s ahead of that of p"),
+        (Level.BAD, "3,600 s behind that of p"),
+    ]
+    assert clocks.ahead(None, 0, 0) is None and clocks.ahead("yesterday", 0, 0) is None
+
+
+def test_the_server_of_a_host_s_workers():
+    assert clocks.configured([]) is None
+    assert clocks.configured(["WORKER_POOL=a\n# PREFECT_API_URL=https://not"]) is None
+    text = "WORKER_POOL=a\n\nPREFECT_API_URL=https://p/api\nPREFECT_API_SSL_CERT_FILE=/ca.crt\nX=a=b\n"
+    assert clocks.configured(["", text]) == ("https://p/api", "/ca.crt")
