@@ -22,6 +22,8 @@ from .finding import Finding, Level, graded
 SLOW, TOO_SLOW = 2.0, 10.0
 #: Of a certificate's life that is left. Caddy renews when a third is left: with less, renewals have failed for a while.
 LEFT_WARNING, LEFT_BAD = 0.25, 0.1
+#: Of a long life, as that of a certificate of one's own, so many days are enough to replace it.
+DAYS_WARNING, DAYS_BAD = 21.0, 7.0
 #: A name that nobody else uses: made and deleted again.
 VARIABLE = "prefect_kit_doctor"
 LOGS = "docker logs --tail 50 prefect-caddy; docker logs --tail 50 prefect-server"
@@ -54,13 +56,18 @@ def certificate(not_before: float, not_after: float, now: float) -> Finding:
     Args:
         not_before: the beginning of its life, in seconds since 1970; likewise the others.
     """
-    left = not_after - now
-    share = left / max(not_after - not_before, 1.0)
-    level = Level.BAD if share < LEFT_BAD else Level.WARNING if share < LEFT_WARNING else Level.OK
+    left, life = not_after - now, max(not_after - not_before, 1.0)
+    bad, warning = min(LEFT_BAD * life, DAYS_BAD * 86400), min(LEFT_WARNING * life, DAYS_WARNING * 86400)
+    level = Level.BAD if left < bad else Level.WARNING if left < warning else Level.OK
     ends = datetime.fromtimestamp(not_after, UTC).strftime("%Y-%m-%d %H:%M UTC")
     words = f"ends {ends}, in {duration(left)}" if left > 0 else f"ended {ends}"
-    mend = "docker logs prefect-caddy 2>&1 | grep -i certificate" if level else ""
-    return Finding("certificate", level, words, f"{LEFT_WARNING:.0%} of its life left", mend)
+    mend = (
+        "docker logs prefect-caddy 2>&1 | grep -i certificate; with prefect_tls: files put the new one in the inventory's place,"
+        " then ansible-playbook site.yml --tags stack"
+        if level
+        else ""
+    )
+    return Finding("certificate", level, words, f"{duration(warning)} left", mend)
 
 
 def _ask(do: Callable[[], requests.Response]) -> Answer:

@@ -292,8 +292,10 @@ def test_a_page_that_is_corrupted(vps: Vps, others: Others, nothing_left: None) 
             " WHERE relfilenode = pg_relation_filenode('victim'); DROP EXTENSION pg_buffercache",
         )
         refused = run(vps, "prefect-backup", "create", **others())
+        found = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
     finally:
         psql(vps, "DROP TABLE victim")
+    assert [one["level"] for one in found if one["check"] == "checksum failures"] == ["BAD"]
     assert (refused.exit, refused.facts["code"]) == (17, "DUMP")
     # Whoever of the two comes upon it first.
     assert re.match(r'(pg_dump ended with 1: "|the rows could not be counted: ")', refused.facts["error"])

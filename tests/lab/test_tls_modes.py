@@ -8,6 +8,7 @@ which looks for the answers to its challenges at the domain.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import time
@@ -35,6 +36,7 @@ ACME_CONTAINER = "prefect-lab-acme"
 ACME_ISSUER = "Lab ACME"
 FILES_ISSUER = "Lab authority"
 INTERNAL_ISSUER = "Prefect - ECC Intermediate"
+NEAR_ITS_END = {"since": timedelta(days=355), "left": timedelta(days=10)}
 LIFETIME = timedelta(days=30)  # more than Caddy's own intermediate certificate has below our root
 SERVED_LIMIT = 60  # seconds until the certificate is served
 RUN_LIMIT = 90  # seconds until a flow run has ended
@@ -77,10 +79,10 @@ class Authority:
     path: Path
 
     def give(self, domain: str, directory: Path) -> dict[str, str]:
-        """Make a certificate and its key for a domain; gives the settings that name the two files."""
+        """Make a certificate near its end, and its key, for a domain; gives the settings that name the two files."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            unsigned(domain, FILES_ISSUER, key)
+            unsigned(domain, FILES_ISSUER, key, **NEAR_ITS_END)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False)
             # Python 3.13, and so the host's worker, takes no certificate without it.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
@@ -94,7 +96,13 @@ class Authority:
         }
 
 
-def unsigned(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def unsigned(
+    subject: str,
+    issuer: str,
+    key: ec.EllipticCurvePrivateKey,
+    since: timedelta = timedelta(hours=1),
+    left: timedelta = LIFETIME,
+) -> x509.CertificateBuilder:
     """A certificate that is still to be signed."""
 
     def name(text: str) -> x509.Name:
@@ -103,7 +111,7 @@ def unsigned(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(name(subject)).issuer_name(name(issuer))
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + LIFETIME)
+    return builder.not_valid_before(now - since).not_valid_after(now + left)
 
 
 def write(path: Path, what: x509.Certificate | ec.EllipticCurvePrivateKey) -> None:
@@ -229,6 +237,10 @@ def test_a_given_certificate(
     assert issuer(shown) == FILES_ISSUER
     assert processes(vps, "prefect-postgres", "prefect-server") == before, "more than Caddy was restarted"
     assert_a_flow_runs(endpoint, authority.path)
+    found = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
+    (certificate,) = [one for one in found if one["check"] == "certificate"]
+    assert certificate["level"] == "WARNING"
+    assert re.match(r"ends .* UTC, in 10 days", certificate["measured"])
 
 
 def test_a_broken_certificate_does_not_replace_the_one_that_works(

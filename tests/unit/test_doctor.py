@@ -134,6 +134,10 @@ def test_an_answer(answer, level):
         # The authority of the server's own gives 12 hours.
         (0.5, 0.3, OK),
         (0.5, 0.04, BAD),
+        # One of one's own is replaced by a person: three months before its end nobody wants to hear of it.
+        (365, 60.0, OK),
+        (365, 15.0, WARNING),
+        (365, 6.0, BAD),
     ],
 )
 def test_a_certificate_that_is_not_renewed(days, left, level):
