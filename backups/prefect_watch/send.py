@@ -20,7 +20,12 @@ def send(urls: Sequence[str], title: str, body: str) -> tuple[list[str], str]:
     failed, words = [], []
     for number, url in enumerate(urls, 1):
         target = apprise.Apprise()
-        if not target.add(url) or not target.notify(body=body, title=title, body_format=apprise.NotifyFormat.TEXT):
+        added = target.add(url)
+        for service in target:
+            # What is longer than a service takes (Discord 2,000 characters, Telegram 4,096) it would refuse, each time.
+            if service.overflow_mode is apprise.OverflowMode.UPSTREAM:
+                service.overflow_mode = apprise.OverflowMode.TRUNCATE
+        if not added or not target.notify(body=body, title=title, body_format=apprise.NotifyFormat.TEXT):
             kind = url.split("://", 1)[0] if "://" in url else "not an address"
             failed.append(url)
             words.append(f"number {number} ({kind})")

@@ -7,6 +7,7 @@ import re
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -468,6 +469,22 @@ def test_settings_that_are_wrong_are_named(tmp_path, monkeypatch):
 def test_a_message_that_fails_names_no_address():
     urls = ["json://user:hush@127.0.0.1:9/x", "nonsense"]
     assert send.send(urls, "t", "b") == (urls, "of 2 addresses failed number 1 (json), number 2 (not an address)")
+
+
+@pytest.mark.parametrize(("more", "messages"), [("", 1), ("?overflow=split", 3)])
+def test_a_message_is_no_longer_than_its_service_takes(monkeypatch, more, messages):
+    """Discord refuses one of more than 2,000 characters; what somebody has chosen in the address holds."""
+    posted: list[str] = []
+
+    def post(url: str, data: str, **_: Any) -> Any:
+        posted.append(json.loads(data)["content"])
+        return SimpleNamespace(status_code=204, headers={}, content=b"", text="")
+
+    monkeypatch.setattr("requests.post", post)
+    url = f"discord://{'1' * 18}/{'t' * 64}/{more}"
+    assert send.send([url], "vps: bad: disk /", "a long line " * 400) == ([], "")
+    assert len(posted) == messages and max(map(len, posted)) <= 2000
+    assert "vps: bad: disk /" in posted[0]
 
 
 # --- messages that could not be delivered ----------------------------------------------------------------------------
