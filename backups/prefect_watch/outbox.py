@@ -20,6 +20,8 @@ FIRST, LAST = 60.0, 3600.0
 # Older ones are dropped, and so are the oldest where there are more: a crash of last month helps nobody.
 KEPT_DAYS = 7
 KEPT = 200
+# Seconds after which no further one is tried in this look: an address that does not answer costs eight each time, and many wait.
+PATIENCE = 20.0
 
 
 @dataclass
@@ -92,18 +94,18 @@ def _write(path: Path, message: Message) -> None:
 
 def again(state: Path, urls: Sequence[str], send: Sender) -> tuple[int, int]:
     """Try what waits and is due; gives how many were delivered, and how many still wait."""
-    now = time.time()
+    now, end = time.time(), time.monotonic() + PATIENCE
     delivered = 0
     for path, message in waiting(state):
-        if now - message.made > KEPT_DAYS * 86400:
-            path.unlink(missing_ok=True)
-        elif message.due(now):
-            _try(message, urls, send, now)
-            if message.error:
-                _write(path, message)
-            else:
+        # On a full disk it stays as it is: of what cannot be written down, people would be told each minute.
+        with contextlib.suppress(OSError):
+            if now - message.made > KEPT_DAYS * 86400:
                 path.unlink(missing_ok=True)
-                delivered += 1
+            elif message.due(now) and time.monotonic() < end:
+                _write(path, message)
+                _try(message, urls, send, now)
+                delivered += not message.error
+                _write(path, message) if message.error else path.unlink(missing_ok=True)
     return delivered, len(waiting(state))
 
 

@@ -531,6 +531,46 @@ def test_a_message_that_was_not_delivered_waits_and_is_told_once_to_each(tmp_pat
     assert people.told == [("a", "t"), ("b", "t")]
 
 
+def test_a_full_disk_ends_no_look_and_tells_nobody_twice(tmp_path, monkeypatch):
+    people = People("b")
+    outbox.deliver(tmp_path, ["a", "b"], "t", "x", people)
+    now = outbox.time.time()
+    monkeypatch.setattr(outbox.time, "time", lambda: now + outbox.LAST)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(outbox, "write_whole", full)
+        people.away = []
+        assert [outbox.again(tmp_path, ["a", "b"], people) for _ in range(3)] == [(0, 1)] * 3
+        # What is new, is told all the same.
+        assert outbox.deliver(tmp_path, ["a", "b"], "new", "x", people) == ""
+    assert outbox.again(tmp_path, ["a", "b"], people) == (1, 0)
+    assert people.told == [("a", "t"), ("a", "new"), ("b", "new"), ("b", "t")]
+
+
+def test_an_address_that_does_not_answer_keeps_no_look_waiting(tmp_path, monkeypatch):
+    for number in range(50):
+        outbox.deliver(tmp_path, ["a"], f"{number}", "x", People("a"))
+    now, clock = outbox.time.time(), [0.0]
+    monkeypatch.setattr(outbox.time, "time", lambda: now + outbox.LAST + clock[0])
+    monkeypatch.setattr(outbox.time, "monotonic", lambda: clock[0])
+    tried: list[str] = []
+
+    def hangs(urls, title, body):
+        clock[0] += 8
+        tried.append(title)
+        return urls, "1 failed"
+
+    for _ in range(60):
+        began = clock[0]
+        assert outbox.again(tmp_path, ["a"], hangs) == (0, 50)
+        assert clock[0] - began < outbox.PATIENCE + 8
+    # All have their turn.
+    assert len(set(tried)) == 50
+
+
 def test_a_notice_of_days_ago_is_still_delivered_and_one_of_last_month_is_not(tmp_path, monkeypatch):
     people = People("a")
     outbox.deliver(tmp_path, ["a"], "t", "x", people)
