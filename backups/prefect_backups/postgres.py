@@ -46,6 +46,8 @@ CONTAINER = "prefect-postgres"
 INSIDE = "/staging"
 # The name under which our connections are seen, and ended when their owner has died.
 APPLICATION = "prefect-backups"
+# Seconds that a query of a look takes at most: a table that is locked for an hour must not keep anybody from being told.
+LOOK = 15.0
 # uid and gid of postgres in the official image.
 OWNER = 999
 
@@ -81,8 +83,14 @@ class Postgres:
     # --- SQL ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def connect(self, database: str = LIVE, autocommit: bool = True) -> Iterator[psycopg.Connection]:
-        """A connection as the owner `prefect`. Raises Failure when there is no answer within 10 s."""
+    def connect(
+        self, database: str = LIVE, autocommit: bool = True, patience: float = 0.0
+    ) -> Iterator[psycopg.Connection]:
+        """A connection as the owner `prefect`. Raises Failure when there is no answer within 10 s.
+
+        Args:
+            patience: seconds that a statement may take, waiting for locks included; 0: any.
+        """
         try:
             connection = psycopg.connect(
                 host=self.socket,
@@ -91,6 +99,7 @@ class Postgres:
                 application_name=APPLICATION,
                 connect_timeout=10,
                 autocommit=autocommit,
+                options=f"-c statement_timeout={patience * 1000:.0f}" if patience else "",
             )
         except psycopg.OperationalError as error:
             raise Failure(

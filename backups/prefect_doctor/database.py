@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefect_backups.host import Host
+from prefect_backups.postgres import LOOK
 from prefect_backups.progress import duration, size
 
 from .finding import Finding, Level, graded
@@ -51,7 +52,7 @@ class Database:
 
 def look(host: Host) -> Database:
     """Raises Failure, psycopg.Error."""
-    with host.postgres.connect() as connection:
+    with host.postgres.connect(patience=LOOK) as connection:
         figures: tuple[int, int, int, int, float] = connection.execute(FIGURES).fetchall()[0]
         invalid = [row[0] for row in connection.execute(INVALID)]
         dead = connection.execute(DEAD, [DEAD_ROWS, DEAD_SHARE]).fetchall()

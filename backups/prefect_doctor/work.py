@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 from prefect_backups.host import Host
+from prefect_backups.postgres import LOOK
 from prefect_backups.progress import duration
 
 from .finding import Finding, Level, graded
@@ -131,7 +132,7 @@ def accounts(path: Path = ACCOUNTS) -> frozenset[str] | None:
 
 def look(host: Host) -> Work:
     """Raises Failure, psycopg.Error."""
-    with host.postgres.connect() as connection:
+    with host.postgres.connect(patience=LOOK) as connection:
 
         def rows(query: LiteralString, *values: float) -> list[tuple[Any, ...]]:
             return connection.execute(query, values).fetchall()

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect_backups.postgres import Postgres
+from prefect_backups.postgres import LOOK, Postgres
 from prefect_backups.progress import duration
 
 from .settings import FlowRuns
@@ -92,7 +92,7 @@ def look(postgres: Postgres, wanted: FlowRuns, told: Told, now: float) -> list[E
         "states": [name.lower() for name in wanted.states],
         "tags": wanted.tags,
     }
-    with postgres.connect() as connection:
+    with postgres.connect(patience=LOOK) as connection:
         rows: list[tuple[Any, ...]] = connection.execute(QUERY, given).fetchall()
         found = [_ended(*row) for row in rows if row[0] not in told.seen]
         return [

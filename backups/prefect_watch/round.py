@@ -6,8 +6,9 @@ import fnmatch
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ from .settings import Watch
 HEARTBEAT_SECONDS = 10.0
 #: Seconds after which a dear group of checks is looked at again that has found something bad.
 AGAIN = 120.0
+#: Seconds for all groups of checks together; systemd ends a look after five minutes, and it would have told nobody.
+PATIENCE = 100.0
 #: Where node exporter's textfile collector finds the kit's figures.
 METRICS = Path("/var/lib/prometheus/node-exporter/prefect_kit.prom")
 #: What a host remembers that only watches another one's server (systemd/prefect-watch-from.service).
@@ -74,13 +77,30 @@ def is_due(known: Memory, name: str, group: Group, now: float) -> bool:
     return alerts.passed(known.looked.get(name, 0.0), now) >= good_for - 30
 
 
+def found_by(due: Mapping[str, Group]) -> dict[str, Sequence[Finding]]:
+    """What groups of checks find, all at once; one that hangs, for a disk that is gone or a lock, hides nothing of the others."""
+    found: dict[str, Sequence[Finding]] = {}
+
+    def one(name: str, group: Group) -> None:
+        found[name] = tried(name, group.look)
+
+    # Daemons: the program ends without those that hang.
+    threads = [threading.Thread(target=one, args=item, daemon=True) for item in due.items()]
+    end = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0.0))
+    hangs = f"could not be looked at: it hangs, for {PATIENCE:.0f} s"
+    mend = "mount; dmesg --level err,warn | tail; docker ps"
+    return {name: found[name] if name in found else [Finding(name, Level.UNKNOWN, hangs, "", mend)] for name in due}
+
+
 def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str, Looked]:
     """What the groups of checks find that are due; what the others found a while ago stays known."""
     due = {name: group for name, group in all_groups.items() if is_due(known, name, group, now)}
-    with ThreadPoolExecutor(max(len(due), 1)) as pool:
-        found = dict(zip(due, pool.map(lambda item: tried(item[0], item[1].look), due.items()), strict=True))
     looks = {}
-    for name, findings in found.items():
+    for name, findings in found_by(due).items():
         failed = any(one.check == name and one.level is Level.UNKNOWN for one in findings)
         looks[name] = Looked(list(findings), failed)
         known.looked[name] = now

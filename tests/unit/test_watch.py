@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -621,3 +622,19 @@ def test_dear_checks_are_looked_at_less_often_and_soon_again_when_something_is_b
         now = BEGAN + 60 * minute
         one_round.look(known, {"backups": Group(backups, 900)}, now)
     assert looked == [0, 120, 240]
+
+
+def test_a_group_of_checks_that_hangs_hides_nothing_of_the_others(monkeypatch):
+    monkeypatch.setattr(one_round, "PATIENCE", 0.05)
+    gone = threading.Event()
+    groups = {
+        "machine": Group(lambda: [Finding("disk", OK, "x")] * gone.wait(10)),
+        "api": Group(lambda: [Finding("API", BAD, "x")]),
+        "automations": Group(list),
+    }
+    found = one_round.look(Memory(), groups, BEGAN)
+    gone.set()
+    (hangs,) = found["machine"].findings
+    assert (hangs.check, hangs.level, found["machine"].failed) == ("machine", UNKNOWN, True)
+    assert [one.check for one in found["api"].findings] == ["API"]
+    assert found["automations"] == Looked([])
