@@ -20,6 +20,7 @@ import psycopg
 import requests
 from prefect_backups.files import write_whole
 from prefect_backups.host import Host
+from prefect_backups.postgres import LOOK
 from prefect_backups.progress import duration
 from prefect_backups.settings import Settings
 
@@ -81,6 +82,11 @@ def answers(before: Sent | None, now: float) -> bool:
     return before is not None and SINCE <= now - before.at <= UNTIL
 
 
+def just_sent(before: Sent | None, now: float) -> bool:
+    """Whether another look has just sent one. One of the future is of a clock that was set back: it would be waited for till then."""
+    return before is not None and 0 <= now - before.at < SINCE
+
+
 def send(client: requests.Session, url: str) -> tuple[Sent, str]:
     """Send one; gives it, and why it was refused."""
     sent = Sent(str(uuid.uuid4()), time.time())
@@ -117,15 +123,14 @@ def look(settings: Settings, host: Host) -> Seen:
     path, before = _path(settings), remembered(_path(settings))
     url = settings.endpoint.url.rstrip("/")
     now = time.time()
-    if before is None or now - before.at >= SINCE:
+    if before is not None and just_sent(before, now):
+        sent = before
+    else:
         sent, refused = send(way_in.session(settings.endpoint), url)
         if refused:
             return Seen(0.0, None, refused)
         write_whole(path, json.dumps(asdict(sent)) + "\n")
-    else:
-        # Another look has just sent one.
-        sent = before
-    with host.postgres.connect() as connection:
+    with host.postgres.connect(patience=LOOK) as connection:
         if before is not None and answers(before, now):
             after, age = _seen(connection, before), now - before.at
         else:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dns.exception
 import dns.resolver
+import psycopg
 import pytest
 import yaml
+from prefect_backups.errors import Failure
+from prefect_backups.postgres import Postgres
 from prefect_backups.settings import Endpoint, Settings
-from prefect_doctor import automations, domain, drift, events, logs, registry, updates, work
+from prefect_doctor import automations, database, domain, drift, events, logs, registry, updates, work
 from prefect_doctor.domain import Domain
 from prefect_doctor.drift import Drift
 from prefect_doctor.events import Seen, Sent
@@ -209,6 +213,9 @@ def test_an_event_that_does_not_arrive(seen, level, words):
 def test_the_event_of_the_look_before_answers_if_it_is_neither_new_nor_old(tmp_path):
     assert [events.answers(Sent("x", NOW - age), NOW) for age in (3, 60, 300, 5000)] == [False, True, True, False]
     assert not events.answers(None, NOW)
+    # One of the future, of a clock that was set back, is not waited for: another is sent.
+    assert [events.just_sent(Sent("x", NOW - age), NOW) for age in (-86400, 0, 14, 60)] == [False, True, True, False]
+    assert not events.just_sent(None, NOW)
     (tmp_path / "sent").write_text('{"id": "x", "at": 1.5}')
     assert events.remembered(tmp_path / "sent") == Sent("x", 1.5)
     for text in ("", "{}", '{"id": "x", "since": 1}', "[1]"):
@@ -348,3 +355,26 @@ def test_hosts_that_automations_may_not_reach():
     assert automations.findings(automations.refused([]))[0].level is Level.OK
     # Nothing may leave: nothing was refused that somebody waits for.
     assert automations.findings(None) == []
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("look", [work.look, database.look])
+def test_a_look_waits_for_no_lock_for_ever(monkeypatch, look):
+    """As a table is locked by VACUUM FULL."""
+    given: list[dict[str, Any]] = []
+
+    def connect(**options: Any) -> None:
+        given.append(options)
+        raise psycopg.OperationalError("enough")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    host = SimpleNamespace(postgres=Postgres("/nowhere", Path()))
+    with pytest.raises(Failure):
+        look(host)
+    assert [one["options"] for one in given] == ["-c statement_timeout=15000"]
+    # A dump's or a restore's may last.
+    with pytest.raises(Failure), host.postgres.connect():
+        pass
+    assert given[1]["options"] == ""
