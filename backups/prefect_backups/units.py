@@ -19,6 +19,8 @@ from .unit_names import UNITS
 EXPORTER = "prefect-metrics-postgres.service"
 #: Last lines of its journal, for whoever is told.
 LINES = 15
+#: Characters of one: the journal takes 48,000.
+LINE = 300
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ def restart_exporter() -> None:
 
 def last_run(lines: str) -> str:
     """Of the journal of a unit what it has said since it was started last; all of it where that was longer ago."""
-    told = lines.splitlines()
+    told = [line[:LINE] for line in lines.splitlines()]
     starts = [number for number, line in enumerate(told) if line.startswith("Starting ")]
     return "\n".join(told[starts[-1] + 1 :] if starts else told)
 
 
 def _said(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    # A line of the journal has what its program wrote, in any encoding.
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout

@@ -14,7 +14,10 @@ def said(*command: str, environment: Mapping[str, str] | None = None) -> str:
     """What a program writes to stdout; empty where it is not there, or takes too long."""
     more = None if environment is None else {"PATH": os.environ.get("PATH", os.defpath), **environment}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=more)
+        # A line of the journal has what its program wrote, in any encoding.
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE, env=more
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout

@@ -13,7 +13,7 @@ from prefect_backups import units as kit_units
 from prefect_backups.errors import Code, Failure
 from prefect_backups.unit_names import UNITS
 from prefect_backups.units import Units
-from prefect_doctor import cli, containers, copies, database, machine, messages, units, way_in, work
+from prefect_doctor import asked, cli, containers, copies, database, machine, messages, units, way_in, work
 from prefect_doctor.containers import Container
 from prefect_doctor.database import Database
 from prefect_doctor.finding import Finding, Level, graded, worst, worst_first
@@ -335,6 +335,13 @@ def test_last_words_are_those_of_the_last_run():
     said = "Starting x...\nfirst\nFinished x\nStarting x...\n  ok\nERROR: y\nFailed to start x"
     assert kit_units.last_run(said) == "  ok\nERROR: y\nFailed to start x"
     assert kit_units.last_run("a\nb") == "a\nb"
+    # The journal takes lines of 48,000 characters, and no message does.
+    assert kit_units.last_run(f"{'x' * 48_000}\nb") == f"{'x' * 300}\nb"
+
+
+@pytest.mark.parametrize("ask", [asked.said, kit_units._said])
+def test_a_line_of_the_journal_in_any_encoding_can_be_read(ask):
+    assert ask("printf", r"caf\351\nb") == "caf\ufffd\nb"
 
 
 def test_workers_of_this_host():
