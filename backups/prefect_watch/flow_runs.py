@@ -24,25 +24,27 @@ LOOK_BACK = 3600.0
 OVERLAP = 300.0
 #: A message names so many, and counts the rest; a digest gives so many kinds.
 NAMED = 20
-#: Last lines of a flow run's log, and the most characters of one.
-LINES, LINE = 5, 300
+#: Last lines of a flow run's log, and the most characters of one; those of a name: Prefect bounds neither.
+LINES, LINE, NAME = 5, 300, 120
+#: Flow runs that are read at once; more are there at the next look.
+MOST = 1000
 #: Seconds in which messages are counted.
 HOUR = 3600.0
 
-# By `updated`, which is the server's time and has an index; the state's own time is the client's, and has none.
+# By `updated`, which has an index; the state's own time has none.
 QUERY = """
-SELECT state.id::text, run.name, coalesce(deployment.name, ''), flow.name, state.name, state.timestamp, coalesce(state.message, ''),
-  run.id::text
+SELECT state.id::text, left(run.name, 1000), left(coalesce(deployment.name, ''), 1000), left(flow.name, 1000), state.name,
+  state.timestamp, left(coalesce(state.message, ''), 1000), run.id::text
 FROM flow_run_state AS state
 JOIN flow_run AS run ON run.id = state.flow_run_id
 JOIN flow ON flow.id = run.flow_id
 LEFT JOIN deployment ON deployment.id = run.deployment_id
-WHERE state.updated > %(after)s AND lower(state.name) = ANY(%(states)s)
+WHERE state.updated > %(after)s AND lower(state.name) = ANY(%(states)s) AND state.id <> ALL(%(seen)s::uuid[])
   AND (%(tags)s::text[] = '{}' OR EXISTS (SELECT FROM jsonb_array_elements_text(run.tags) AS tag WHERE tag = ANY(%(tags)s)))
-ORDER BY state.timestamp
-LIMIT 1000
+ORDER BY state.updated
+LIMIT %(most)s
 """
-LOG = """SELECT message FROM log WHERE flow_run_id = %s::uuid ORDER BY timestamp DESC LIMIT %s"""
+LOG = """SELECT left(message, 1000) FROM log WHERE flow_run_id = %s::uuid ORDER BY timestamp DESC LIMIT %s"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Told:
     """What a person was told of flow runs, and what waits for the next digest. Moments in seconds since 1970."""
 
     until: float = 0.0
-    #: Ids of states that have been seen within OVERLAP of `until`, each with its moment.
+    #: Ids of states that have been seen, each with when that was.
     seen: dict[str, float] = field(default_factory=dict)
     #: When messages were sent within the last hour.
     sent: list[float] = field(default_factory=list)
@@ -91,10 +93,12 @@ def look(postgres: Postgres, wanted: FlowRuns, told: Told, now: float) -> list[E
         "after": datetime.fromtimestamp(after(told, now), UTC),
         "states": [name.lower() for name in wanted.states],
         "tags": wanted.tags,
+        "seen": list(told.seen),
+        "most": MOST,
     }
     with postgres.connect(patience=LOOK) as connection:
         rows: list[tuple[Any, ...]] = connection.execute(QUERY, given).fetchall()
-        found = [_ended(*row) for row in rows if row[0] not in told.seen]
+        found = [_ended(*row) for row in rows]
         return [
             replace(one, lines=_lines(row[0] for row in connection.execute(LOG, [one.id, LINES]).fetchall()))
             for one in found[:NAMED]
@@ -104,23 +108,32 @@ def look(postgres: Postgres, wanted: FlowRuns, told: Told, now: float) -> list[E
 def _ended(
     state_id: str, run: str, deployment: str, flow: str, state: str, when: datetime, message: str, run_id: str
 ) -> Ended:
-    return Ended(state_id, run, deployment, flow, state, when.timestamp(), message, run_id)
+    run, deployment, flow = (_line(name, NAME) for name in (run, deployment, flow))
+    return Ended(state_id, run, deployment, flow, state, when.timestamp(), _line(message), run_id)
+
+
+def _line(text: str, most: int = LINE) -> str:
+    return " ".join(text.split())[:most]
 
 
 def _lines(newest_first: Iterable[str]) -> list[str]:
-    return [" ".join(line.split())[:LINE] for line in newest_first][::-1]
+    return [_line(line) for line in newest_first][::-1]
 
 
-def decide(told: Told, found: Sequence[Ended], wanted: FlowRuns, now: float) -> tuple[Told, bool]:
+def decide(told: Told, found: Sequence[Ended], wanted: FlowRuns, now: float, quiet: bool = False) -> tuple[Told, bool]:
     """What is known after a look, and whether a message goes out now: about `found`, and about what was counted before.
 
     Where none does, `found` is counted for a later digest.
+
+    Args:
+        quiet: nobody is told now, for a pause or work on purpose.
     """
     seen = {id: when for id, when in told.seen.items() if when > now - LOOK_BACK - OVERLAP}
-    seen |= {one.state_id: one.when for one in found}
+    seen |= {one.state_id: now for one in found}
     sent = [moment for moment in told.sent if 0 <= now - moment < HOUR]
-    after_look = replace(told, until=now, seen=seen, sent=sent)
-    if len(sent) < max(wanted.messages_per_hour, 1) and (found or told.counted):
+    # Where there were more than are read at once, the rest is of the same time.
+    after_look = replace(told, until=told.until if len(found) >= MOST else now, seen=seen, sent=sent)
+    if not quiet and len(sent) < max(wanted.messages_per_hour, 1) and (found or told.counted):
         return replace(after_look, sent=[*sent, now], counted={}, counted_since=0.0), True
     if not found:
         return after_look, False

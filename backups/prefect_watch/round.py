@@ -133,7 +133,7 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     known.problems = alerts.seen(known.problems, of_interest(looks, watch.ignore), now)
     why = why_nobody(settings, paused, now)
     errors += [] if why else [_tell_of_problems(known, watch, state, now)]
-    errors.append(_tell_of_flow_runs(known, host, settings, watch, now))
+    errors.append(_tell_of_flow_runs(known, host, settings, watch, now, bool(why)))
     known.at = now
     unwritten = memory.save(known, places(state))
     _heartbeat(watch, alerts.worst(known.problems), bool(why))
@@ -198,7 +198,7 @@ def _tell_of_problems(known: Memory, watch: Watch, state: Path, now: float) -> s
     return send.tell(watch, state, message.title(news, here), message.body(news, left, here, now), kept)
 
 
-def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Watch, now: float) -> str:
+def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Watch, now: float, quiet: bool) -> str:
     wanted = watch.flow_runs
     if not watch.notify_urls or not wanted.states:
         known.told = replace(known.told, until=now)
@@ -209,7 +209,7 @@ def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Wat
     except (Failure, psycopg.Error):
         # That the database is away is told by the checks; the runs are looked at when it is back.
         return ""
-    after, due = flow_runs.decide(before, found, wanted, now)
+    after, due = flow_runs.decide(before, found, wanted, now, quiet)
 
     def kept() -> None:
         known.told, known.at = after, now

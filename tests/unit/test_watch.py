@@ -288,6 +288,44 @@ def test_flow_runs_are_looked_at_since_the_last_time_and_told_once():
     assert later.seen == {}
 
 
+def test_a_flow_run_is_told_once_whatever_time_its_state_bears():
+    """What has been seen is remembered for as long as it is found again."""
+    told, due = flow_runs.decide(Told(), [replace(ended(1), when=BEGAN - 86400)], FlowRuns(), BEGAN)
+    assert due
+    for minute in range(1, 6):
+        told, _ = flow_runs.decide(told, [], FlowRuns(), BEGAN + 60 * minute)
+        assert flow_runs.after(told, BEGAN + 60 * minute) > BEGAN - 86400 and "s1" in told.seen
+
+
+def test_more_flow_runs_than_are_read_at_once_are_told_at_the_next_look():
+    told, _ = flow_runs.decide(Told(until=BEGAN), [], FlowRuns(), BEGAN + 60)
+    crashed = [ended(number) for number in range(flow_runs.MOST)]
+    for minute in range(2, 10):
+        told, _ = flow_runs.decide(told, crashed, FlowRuns(), BEGAN + 60 * minute)
+    assert flow_runs.after(told, BEGAN + 600) == BEGAN + 60 - flow_runs.OVERLAP
+    told, _ = flow_runs.decide(told, crashed[1:], FlowRuns(), BEGAN + 600)
+    assert told.until == BEGAN + 600
+
+
+def test_flow_runs_of_a_pause_are_told_as_a_digest_at_its_end():
+    told, due = Told(), False
+    for minute in range(120):
+        told, due = flow_runs.decide(told, [ended(minute)], FlowRuns(), BEGAN + 60 * minute, quiet=True)
+        assert not due
+    before, now = told, BEGAN + 7200
+    told, due = flow_runs.decide(told, [], FlowRuns(), now)
+    title, body = flow_runs.text([], before, "vps", "https://p", now)
+    assert due and told.counted == {}
+    assert title == "vps: 120 flow runs Crashed" and "120 x Crashed deployment load/nightly" in body
+
+
+def test_names_and_messages_of_any_length_are_short_lines():
+    long = "x\ny " * 2500
+    found = flow_runs._ended("s", long, long, long, "Crashed", datetime.fromtimestamp(BEGAN, UTC), long, "id")
+    _, body = flow_runs.text([found] * 30, Told(), "vps", "https://p", BEGAN)
+    assert len(body.splitlines()) == 3 * flow_runs.NAMED + 1 and max(map(len, body.splitlines())) < 500
+
+
 # --- the server of another host --------------------------------------------------------------------------------------
 
 NOW = datetime(2027, 1, 15, 8, 2, tzinfo=UTC)
