@@ -18,7 +18,7 @@ def title(news: News, host: str) -> str:
     """The subject of a mail, or the first line of a message on a telephone."""
     new = _worst_first([*news.began, *news.lasting])
     if new:
-        first = f"{new[0].check}: {new[0].measured}"
+        first = " ".join(f"{new[0].check}: {new[0].measured}".split())
         # A line of its own, however long what was measured is.
         short = first if len(first) <= 90 else first[:89] + "…"
         more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
@@ -38,12 +38,15 @@ def body(news: News, left: Sequence[Problem], host: str, now: float) -> str:
     for one in _worst_first(news.began):
         lines += _entry(one, now)
     if news.lasting:
-        lines.append("Still so, a day later:" if not lines else "Still so, as you were told before:")
+        lines.append("Still so, as you were told before:")
         for one in _worst_first(news.lasting):
             lines += _entry(one, now)
     if news.over:
         lines.append("Well again:")
-        lines += [f"  {one.check} (was {WORDS[one.level]} for {duration(one.well - one.since)})" for one in news.over]
+        lines += [
+            f"  {one.check} (was {WORDS[one.level]} for {duration(max(0.0, one.well - one.since))})"
+            for one in news.over
+        ]
         lines.append("")
     if left:
         lines += ["Not well, as you were told before: " + ", ".join(one.check for one in _worst_first(left)), ""]

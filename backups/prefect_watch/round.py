@@ -136,6 +136,7 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     errors.append(_tell_of_flow_runs(known, host, settings, watch, now, bool(why)))
     known.at = now
     unwritten = memory.save(known, places(state))
+    forget_own_failure(now)
     _heartbeat(watch, alerts.worst(known.problems), bool(why))
     for error in filter(None, [*errors, unwritten and f"cannot remember what was told: {unwritten}"]):
         print(error, file=sys.stderr)
@@ -176,6 +177,7 @@ def run_from(watch: Watch, paused: Path, now: float) -> int:
     known.at = now
     for words in filter(None, [error, memory.save(known, places(ELSEWHERE))]):
         print(words, file=sys.stderr)
+    forget_own_failure(now)
     return 0
 
 
@@ -236,6 +238,13 @@ def tell_of_own_failure(watch: Watch, state: Path, error: Exception, now: float)
         "  what to do: journalctl -u prefect-watch -n 50; prefect-doctor\n"
     )
     send.tell(watch, state, f"{here}: bad: prefect-watch itself fails", body)
+
+
+def forget_own_failure(now: float) -> None:
+    """Have the next failure of this program told at once, if it has been well for a while."""
+    mark = memory.RUN.with_name("failed")
+    if mark.exists() and alerts.passed(mark.stat().st_mtime, now) >= alerts.CALM_MOST:
+        mark.unlink(missing_ok=True)
 
 
 def _heartbeat(watch: Watch, worst: Level, paused: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from dataclasses import fields, replace
@@ -207,9 +208,18 @@ def test_a_message_that_all_is_well_again():
     )
 
 
+def test_what_stays_bad_is_so_for_any_time():
+    """watch_again_hours need not be a day."""
+    api = Problem("way in", "API", BAD, "no answer", since=BEGAN, told=BEGAN)
+    assert message.body(News(lasting=[api]), [], "vps", BEGAN + 7200).startswith(
+        "Still so, as you were told before:\nBAD: API: no answer\n  since 2027-01-15 08:00 UTC (2 hours)\n"
+    )
+
+
 def test_a_title_is_one_short_line():
     api = Problem("way in", "API", BAD, "no answer " * 30, since=BEGAN)
     assert len(message.title(News([api]), "vps")) < 120
+    assert "\n" not in message.title(News([replace(api, check="work pool a\nBcc: x@example.org")]), "vps")
     many = [replace(api, check=f"a check of a long name {number}") for number in range(20)]
     assert message.title(News(over=many), "vps") == "vps: well again: 20 checks"
 
@@ -676,3 +686,23 @@ def test_a_group_of_checks_that_hangs_hides_nothing_of_the_others(monkeypatch):
     assert (hangs.check, hangs.level, found["machine"].failed) == ("machine", UNKNOWN, True)
     assert [one.check for one in found["api"].findings] == ["API"]
     assert found["automations"] == Looked([])
+
+
+def test_that_the_watch_itself_fails_is_told_once_in_a_while_and_again_after_it_was_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "RUN", tmp_path / "memory.json")
+    told: list[str] = []
+    monkeypatch.setattr(send, "tell", lambda watch, state, title, body: told.append(title))
+    mark = tmp_path / "failed"
+
+    def fails(at: float) -> int:
+        one_round.tell_of_own_failure(contract.Watch(), tmp_path, ValueError("x"), at)
+        return len(told)
+
+    assert fails(BEGAN) == 1
+    os.utime(mark, (BEGAN, BEGAN))
+    assert fails(BEGAN + 60) == 1
+    # It comes and goes: nobody wants a message each minute.
+    one_round.forget_own_failure(BEGAN + 240)
+    assert fails(BEGAN + 300) == 1
+    one_round.forget_own_failure(BEGAN + 7200)
+    assert fails(BEGAN + 7260) == 2
