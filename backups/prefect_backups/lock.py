@@ -15,6 +15,8 @@ from .progress import duration
 
 # How long somebody waits by default, in seconds: an hourly backup gives way to a verification that takes minutes.
 PATIENCE = 0.0
+# At least so long: who only asks whether it is held (held), as prefect-watch does each minute, holds it for a moment.
+ASKED = 0.3
 # And what a playbook does, for which a person waits: the hourly backup must not fail it.
 PLAYBOOK = 900.0
 
@@ -32,7 +34,7 @@ def only_one(state: Path, what: str, patience: float = PATIENCE) -> Iterator[Non
         Failure: BUSY, naming who is at work and since when.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    end = time.monotonic() + patience
+    end = time.monotonic() + max(patience, ASKED)
     with open(state / "lock", "a+") as file:
         while True:
             try:

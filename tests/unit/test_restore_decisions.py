@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import fcntl
 import io
 import json
 import signal
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,7 +292,17 @@ def test_who_is_at_work_is_known(tmp_path: Path) -> None:
     assert lock.holder(tmp_path) is None
     with lock.only_one(tmp_path, "a restore"):
         assert lock.holder(tmp_path) == "a restore"
+        with pytest.raises(Failure, match=r"a restore .* has been at work"), lock.only_one(tmp_path, "a backup"):
+            pass
     assert lock.holder(tmp_path) is None
+
+
+def test_who_only_asks_whether_the_lock_is_held_fails_no_backup(tmp_path):
+    with open(tmp_path / "lock", "a+") as asked:
+        fcntl.flock(asked, fcntl.LOCK_EX)
+        threading.Timer(0.05, lambda: fcntl.flock(asked, fcntl.LOCK_UN)).start()
+        with lock.only_one(tmp_path, "a backup"):
+            pass
 
 
 # --- a person says stop ----------------------------------------------------------------------------------------------
