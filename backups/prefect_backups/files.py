@@ -12,7 +12,8 @@ def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
     `mode` is what it has then, whatever the umask.
     """
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # Never what a link leads to: some directories are another user's, such as node exporter's.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         with open(descriptor, "w") as file:
             # Whatever the umask is: what others are to read, they can.

@@ -20,6 +20,7 @@ from prefect_backups import (
     backup,
     check,
     cli_backup,
+    files,
     images,
     last,
     manifest,
@@ -293,6 +294,17 @@ def test_no_room_is_refused_with_the_figures(tmp_path):
         f"Refusing to back up: it needs about 3.5 GB (3.0 GB in {tmp_path}/staging, 500 MB in {tmp_path}/repository),"
         " and 1.1 GB must stay free (backups_reserve_mb), but 4.5 GB are free"
     )
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    """Whoever owns the directory would have root write, and open to all, what he names."""
+    secret = tmp_path / "secret"
+    secret.write_text("hush")
+    secret.chmod(0o600)
+    (tmp_path / ".figures.prom.new").symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic links"):
+        files.write_whole(tmp_path / "figures.prom", "x", 0o644)
+    assert secret.read_text() == "hush" and secret.stat().st_mode & 0o777 == 0o600
 
 
 def test_each_file_system_is_asked_for_its_own_share(tmp_path):
