@@ -97,7 +97,8 @@ def prefect_inventory_problems(inventory: dict[str, Any], hostvars: Mapping[str,
     for host in others:
         differing = [
             name
-            for name in inventory["settings"]
+            # The server gives the account that the other host looks with.
+            for name in (*inventory["settings"], "watch_from")
             if name not in OF_THE_HOST and hostvars[host].get(name) != hostvars[server].get(name)
         ]
         problems += [

@@ -86,8 +86,14 @@ def test_without_other_hosts_nothing_is_asked():
 
 def test_a_host_that_watches_the_server_is_one_of_the_workers():
     there = hosts()
-    there["server"]["watch_from"] = "one"
+    for host in there.values():
+        host["watch_from"] = "one"
     assert problems(there) == []
+    # Known to the server alone, no host would watch it; known to the host alone, the server would not let it look.
+    del there["one"]["watch_from"]
+    assert problems(there) == [
+        'watch_from is not the same on "server" and on "one"; set it once for all hosts, in group_vars/all.yml'
+    ]
     there["server"]["watch_from"] = "three"
     assert problems(there) == [
         'watch_from is "three"; it must be a host of the group "workers", which has "one" and "two"'
