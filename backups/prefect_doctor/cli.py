@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import history
-from .finding import Finding, Level, worst, worst_first
+from .finding import Finding, Level, readable, worst, worst_first
 from .registry import groups
 
 #: Written by move.yml on a host that the server has left.
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def tried(name: str, look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
     """The findings of one; that it could not look is one, too."""
     try:
-        return look()
+        return list(map(readable, look()))
     except Failure as failure:
         return [Finding(name, Level.UNKNOWN, failure.fact, "", failure.hint)]
     except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -32,6 +32,21 @@ class Finding:
     detail: str = ""
     #: In between, such as a unit that is starting: neither well nor bad, and prefect-watch leaves what it knew before.
     pending: bool = False
+
+
+#: Most characters of a check's name, and of what is said of it.
+NAME, WORDS = 200, 1000
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without what a terminal would obey."""
+    return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
+
+
+def readable(one: Finding) -> Finding:
+    """As a person can read it, whatever names are in it: in Prefect they may have any characters, and be of any length."""
+    measured, allowed, mend = (one_line(words)[:WORDS] for words in (one.measured, one.allowed, one.mend))
+    return replace(one, check=one_line(one.check)[:NAME], measured=measured, allowed=allowed, mend=mend)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

