@@ -69,21 +69,24 @@ def findings(name: str, status: int, text: str, now: datetime) -> list[Finding]:
     """
     reached, looked, heard = f"server {name}", f"watch of {name}", f"messages of {name}"
     limit = "an answer"
+    # Neither well nor bad: "well again" is not said of a watch that nobody can ask.
+    unknown = [Finding(one, Level.OK, "cannot be asked", pending=True) for one in (looked, heard)]
     if status == 0:
         mend = f"is its host up? ping {name}; ssh to it; its provider's console; docs/restore.md for a lost one"
-        return [Finding(reached, Level.BAD, f"does not answer ({text})", limit, mend)]
+        return [Finding(reached, Level.BAD, f"does not answer ({text})", limit, mend), *unknown]
     if status == 401:
         mend = "ansible-playbook site.yml --tags stack,watch"
-        return [Finding(reached, Level.BAD, "does not let this host look (401)", limit, mend)]
+        return [Finding(reached, Level.BAD, "does not let this host look (401)", limit, mend), *unknown]
     first = FIRST.match(text)
     fresh = first and 0 <= abs((now - datetime.fromisoformat(first[2])).total_seconds()) < OLD
     if status not in (200, 503) or (status == 503 and not first and "prefect-watch.timer" not in text):
         mend = f"on {name}: systemctl status prefect-stack; docker ps --all"
-        return [Finding(reached, Level.BAD, f"answers {status}", limit, mend)]
+        return [Finding(reached, Level.BAD, f"answers {status}", limit, mend), *unknown]
     found = [Finding(reached, Level.OK, f"answers {status}", limit)]
     if not fresh:
         mend = f"on {name}: systemctl status prefect-watch.timer; journalctl -u prefect-watch -n 50; prefect-doctor"
-        return [*found, Finding(looked, Level.BAD, "nobody has looked at it in the last 150 s", "each minute", mend)]
+        not_looked = Finding(looked, Level.BAD, "nobody has looked at it in the last 150 s", "each minute", mend)
+        return [*found, not_looked, unknown[1]]
     found.append(Finding(looked, Level.OK, f"says {first[1] if first else ''}", "each minute"))
     unheard = UNHEARD.search(text)
     level = Level.BAD if unheard else Level.OK

@@ -368,6 +368,19 @@ def test_the_server_of_another_host(status, text, bad):
     assert all(bool(one.mend) is (one.level is not OK) for one in found)
 
 
+def test_what_cannot_be_asked_is_not_well_again():
+    """The watch of the server has ended, and half an hour later the server is gone."""
+    known: dict[str, Problem] = {}
+    old = f"ok {datetime(2027, 1, 15, 7, tzinfo=UTC):%Y-%m-%dT%H:%M:%SZ}"
+    for minute in range(60):
+        status, text = (503, old) if minute < 30 else (0, "ConnectTimeout")
+        looks = {"server": Looked(elsewhere.findings("p", status, text, NOW))}
+        known = alerts.seen(known, looks, BEGAN + 60 * minute)
+        news, known = alerts.news(known, BEGAN + 60 * minute, 24)
+        assert not news.over
+    assert {check: one.well for check, one in known.items()} == {"watch of p": 0.0, "server p": 0.0}
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
