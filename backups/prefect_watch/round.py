@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,8 @@ AGAIN = 120.0
 PATIENCE = 100.0
 #: Where node exporter's textfile collector finds the kit's figures.
 METRICS = Path("/var/lib/prometheus/node-exporter/prefect_kit.prom")
+#: There with metrics_enabled alone. The directory can be that of an exporter of somebody else's, which any client may ask.
+METRICS_WANTED = Path("/etc/systemd/system/prefect-metrics-node.service")
 #: What a host remembers that only watches another one's server (systemd/prefect-watch-from.service).
 ELSEWHERE = Path("/var/lib/prefect-watch")
 
@@ -149,11 +151,13 @@ def _publish(known: Memory, seen: Seen, settings: Settings, host: Host, now: flo
     if seen.updates is not None:
         known.updates = list(seen.updates)
     errors = []
-    for path, write in (
-        (status.PATH, lambda: status.write(status.PATH, found, datetime.fromtimestamp(now, UTC))),
-        (METRICS, lambda: figures.write(METRICS, settings, host, found, now, replace(seen, updates=known.updates))),
-    ):
-        # Of metrics nothing is there unless metrics_enabled.
+    wanted: list[tuple[Path, Callable[[], object]]] = [
+        (status.PATH, lambda: status.write(status.PATH, found, datetime.fromtimestamp(now, UTC)))
+    ]
+    if METRICS_WANTED.exists():
+        updates = replace(seen, updates=known.updates)
+        wanted.append((METRICS, lambda: figures.write(METRICS, settings, host, found, now, updates)))
+    for path, write in wanted:
         if path.parent.is_dir():
             try:
                 write()

@@ -16,10 +16,11 @@ import pytest
 import yaml
 from prefect_backups.errors import Code, Failure
 from prefect_backups.meanings import MEANINGS, WHOLE, meaning_of
+from prefect_backups.settings import Endpoint, Settings
 from prefect_backups.unit_names import UNITS
 from prefect_doctor import units
 from prefect_doctor.finding import Finding, Level
-from prefect_doctor.registry import Group
+from prefect_doctor.registry import Group, Seen
 from prefect_watch import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send
 from prefect_watch import round as one_round
 from prefect_watch import settings as contract
@@ -719,3 +720,21 @@ def test_that_the_watch_itself_fails_is_told_once_in_a_while_and_again_after_it_
     assert fails(BEGAN + 300) == 1
     one_round.forget_own_failure(BEGAN + 7200)
     assert fails(BEGAN + 7260) == 2
+
+
+def test_figures_are_written_only_where_metrics_are_wanted(tmp_path, monkeypatch):
+    """Debian's node exporter, which somebody had before, has the same directory, and answers everybody."""
+    written: list[Path] = []
+    for name, path in (("METRICS", "kit.prom"), ("METRICS_WANTED", "unit")):
+        monkeypatch.setattr(one_round, name, tmp_path / path)
+    monkeypatch.setattr(one_round.status, "PATH", tmp_path / "status.txt")
+    monkeypatch.setattr(one_round.figures, "write", lambda path, *_: written.append(path))
+    monkeypatch.setattr(one_round.samples, "record", lambda *_: True)
+    for wanted in ([], [tmp_path / "kit.prom"]):
+        assert one_round._publish(Memory(), Seen(), Settings("", Endpoint("", "", "", "")), None, BEGAN) == []
+        assert written == wanted and (tmp_path / "status.txt").exists()
+        (tmp_path / "unit").touch()
+    role = yaml.safe_load((ROOT / "ansible/roles/metrics/vars/main.yml").read_text())
+    monkeypatch.undo()
+    assert role["__metrics_last"] == str(one_round.METRICS_WANTED)
+    assert role["__metrics_figures"] == str(one_round.METRICS)
