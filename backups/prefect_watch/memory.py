@@ -35,6 +35,8 @@ class Memory:
     looked: dict[str, float] = field(default_factory=dict)
     #: Packages with security updates that wait, of when that was looked at; None: it was not.
     updates: list[str] | None = None
+    #: Whether there was anybody to tell at the last look (watch_notify_urls).
+    people: bool = True
 
 
 def load(places: Sequence[Path]) -> Memory:
@@ -67,6 +69,7 @@ def _shown(memory: Memory) -> dict[str, Any]:
         "looks": {group: asdict(one) for group, one in memory.looks.items()},
         "looked": memory.looked,
         "updates": memory.updates,
+        "people": memory.people,
     }
 
 
@@ -82,5 +85,11 @@ def _read(value: dict[str, Any]) -> Memory:
         for group, look in value["looks"].items()
     }
     return Memory(
-        float(value["at"]), problems, flow_runs.from_json(value["told"]), looks, dict(value["looked"]), value["updates"]
+        float(value["at"]),
+        problems,
+        flow_runs.from_json(value["told"]),
+        looks,
+        dict(value["looked"]),
+        value["updates"],
+        bool(value.get("people", True)),
     )

@@ -186,6 +186,10 @@ def run_from(watch: Watch, paused: Path, now: float) -> int:
 
 
 def _tell_of_problems(known: Memory, watch: Watch, state: Path, now: float) -> str:
+    if watch.notify_urls and not known.people:
+        # The journal alone has had them.
+        known.problems = {check: replace(one, told=0.0, told_level=Level.OK) for check, one in known.problems.items()}
+    known.people = bool(watch.notify_urls)
     news, after = alerts.news(known.problems, now, watch.again_hours)
     if not news:
         return ""

@@ -738,3 +738,27 @@ def test_figures_are_written_only_where_metrics_are_wanted(tmp_path, monkeypatch
     monkeypatch.undo()
     assert role["__metrics_last"] == str(one_round.METRICS_WANTED)
     assert role["__metrics_figures"] == str(one_round.METRICS)
+
+
+def test_people_are_told_of_what_was_bad_before_there_were_any(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "RUN", tmp_path / "memory.json")
+    titles: list[str] = []
+
+    def sent(urls: list[str], title: str, body: str) -> tuple[list[str], str]:
+        titles.append(title)
+        return [], ""
+
+    monkeypatch.setattr(send, "send", sent)
+    monkeypatch.setattr(one_round, "hostname", lambda: "vps")
+    known, people = Memory(), contract.Watch(notify_urls=["json://x"])
+    for minute in range(20):
+        now, watch = BEGAN + 60 * minute, people if minute >= 10 else contract.Watch()
+        level = BAD if minute < 15 else OK
+        looks = {"group": Looked([Finding("api", level, "x"), Finding("disk", BAD if minute < 5 else OK, "y")])}
+        known.problems = alerts.seen(known.problems, looks, now)
+        assert one_round._tell_of_problems(known, watch, tmp_path, now) == ""
+        known.at = now
+        memory.save(known, [memory.RUN])
+        known = memory.load([memory.RUN])
+    # Of what was over before, they are told neither.
+    assert titles == ["vps: bad: api: x"]
