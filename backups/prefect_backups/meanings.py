@@ -80,7 +80,8 @@ MEANINGS = {
     Code.NOTIFY: Meaning("a person could not be told of something", "prefect-watch test; see watch_notify_urls"),
     Code.FILES: Meaning("files that belong into the backup cannot be read", "prefect-backup create"),
     Code.FOREIGN: Meaning(
-        "a database of yours has a name that a restore needs", "rename it, as the last words below say; then again"
+        "a database of yours has a name that a restore needs",
+        "rename it, as the last log lines below say; then run it again",
     ),
     Code.REHEARSAL: Meaning(
         "an upgrade was not rehearsed, or its rehearsal failed; nothing has changed", "prefect-upgrade --rehearse IMAGE"
@@ -104,6 +105,4 @@ def meaning_of(unit: str, shown: Mapping[str, str]) -> Meaning:
         return Meaning(f"it was stopped by signal {int(status) - 128}", f"start it again: systemctl start {unit}")
     if status.isdigit() and int(status) in set(Code):
         return MEANINGS[Code(int(status))]
-    return Meaning(
-        "an error that it does not know", "look at its last words below", "Earlier backups were not touched."
-    )
+    return Meaning("an unknown error", "read its last log lines below", "Earlier backups were not touched.")

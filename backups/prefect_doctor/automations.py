@@ -1,4 +1,4 @@
-"""What automations of the server have tried to send to hosts that the inventory does not allow."""
+"""Hosts that automations tried to reach, and that the inventory does not allow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .asked import said
-from .finding import Finding, Level
+from .finding import Finding, Level, playbook
 
 #: There where automations_allowed_hosts names some.
 ALLOWED = Path("/etc/prefect-automations/allowed")
@@ -33,12 +33,15 @@ def look() -> Counter[str] | None:
 
 
 def findings(found: Counter[str] | None) -> Sequence[Finding]:
-    """A notification that went nowhere is one that nobody has got."""
+    """Whether a notification was refused: then nobody has got it."""
     if found is None:
         return []
-    limit = "no host refused in a day"
+    limit = "no host refused in 24 h"
     if not found:
         return [Finding("automations", Level.OK, "no host refused", limit)]
     hosts = ", ".join(f"{host} ({count} times)" for host, count in found.most_common(5))
-    mend = "automations_allowed_hosts in the inventory, then site.yml --tags automations; or edit the automation's block in the UI"
+    mend = (
+        f"add it to automations_allowed_hosts, then {playbook('site.yml --tags automations')};"
+        " or correct the address in the automation's block (UI: Blocks)"
+    )
     return [Finding("automations", Level.WARNING, f"refused: {hosts}", limit, mend)]

@@ -1,4 +1,4 @@
-"""prefect-doctor: every check in one table, worst first, each with what was measured, what is allowed, and what mends it."""
+"""prefect-doctor: every check in one table, worst first: what was measured, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="prefect-doctor",
-        description="Look at everything on this Prefect server, and say what is wrong and what mends it. Changes nothing.",
-        epilog="Exit code: 0 all is well, 1 a warning, 2 something is bad, 3 something could not be looked at.",
+        description="Check everything on this Prefect server: what is wrong, and what to type. Changes nothing.",
+        epilog="Exit code: 0 all ok, 1 a warning, 2 something is bad, 3 something could not be checked.",
     )
     instead = made.add_mutually_exclusive_group()
     instead.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
@@ -40,21 +40,21 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="FILE.html",
-        help="instead: disk, memory, CPU, database and flow runs of the last 7 days, here or as a page (-: on stdout)",
+        help="disk, memory, CPU, database and flow runs of the last 7 days, here or as an HTML page (-: to stdout)",
     )
-    made.add_argument("--bad", action="store_true", help="only what is not well")
+    made.add_argument("--bad", action="store_true", help="only what is not ok")
     return made
 
 
 def tried(name: str, look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
-    """The findings of one; that it could not look is one, too."""
+    """The findings of one group of checks; an error of its own becomes a finding, too."""
     try:
         return list(map(readable, look()))
     except Failure as failure:
         return [Finding(name, Level.UNKNOWN, failure.fact, "", failure.hint)]
     except Exception as error:
-        # Whatever it was: the others have something to say.
-        return [Finding(name, Level.UNKNOWN, f"could not be looked at: {type(error).__name__}: {error}")]
+        # Whatever it was, the other checks go on.
+        return [Finding(name, Level.UNKNOWN, f"could not be checked: {type(error).__name__}: {error}")]
 
 
 def examine(looks: dict[str, Callable[[], Sequence[Finding]]]) -> list[Finding]:
@@ -67,7 +67,7 @@ def examine(looks: dict[str, Callable[[], Sequence[Finding]]]) -> list[Finding]:
 def table_of(findings: Sequence[Finding]) -> Table:
     """For a person."""
     table = Table(box=None, pad_edge=False)
-    for title in ("", "check", "measured", "allowed", "what mends it"):
+    for title in ("", "check", "measured", "allowed", "what to do"):
         table.add_column(title, overflow="fold", no_wrap=title in ("", "check"))
     for one in findings:
         words = (one.check, one.measured, one.allowed, one.mend)
@@ -117,5 +117,5 @@ def main() -> int:
     if shown:
         console.print(table_of(shown))
     not_well = sum(one.level > Level.OK for one in found)
-    console.print(f"{len(found) - not_well} of {len(found)} are well ({time.monotonic() - began:.1f} s)")
+    console.print(f"{len(found) - not_well} of {len(found)} checks are ok ({time.monotonic() - began:.1f} s)")
     return level

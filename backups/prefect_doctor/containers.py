@@ -57,7 +57,7 @@ def look(settings: Settings) -> tuple[dict[str, Container | None], dict[str, str
 def running(name: str, one: Container | None) -> Finding:
     """Whether it runs and is healthy."""
     if one is None:
-        return Finding(name, Level.BAD, "is not there", "running, healthy", "systemctl restart prefect-stack")
+        return Finding(name, Level.BAD, "does not exist", "running, healthy", "systemctl restart prefect-stack")
     well = one.status == "running" and one.health in ("healthy", "")
     # A start is no failure: its watchdog ends one that hangs.
     level = Level.OK if well else Level.WARNING if one.health == "starting" else Level.BAD
@@ -72,7 +72,7 @@ def restarted(name: str, one: Container) -> Finding:
         return Finding(
             f"{name} restarts",
             Level.BAD,
-            f"{one.restarts}, killed for its memory",
+            f"{one.restarts}, killed: out of memory",
             "0",
             f"docker inspect {name}; free -m",
         )

@@ -39,7 +39,7 @@ def _concerns(problem: str) -> str:
     copy = re.search(r"(?:newest copy|no copy) in ([^ ,;]+)", problem)
     if copy:
         return f"copies in {copy[1]}"
-    return "verification of backups" if "verif" in problem else "backups"
+    return "backup verification" if "verif" in problem else "backups"
 
 
 def check(settings: Settings) -> list[Finding]:

@@ -60,7 +60,7 @@ def look(host: Host) -> Database:
 
 
 def bytes_of(found: Database) -> Finding:
-    """How large it is: for a person; the room that is left is told by the disk."""
+    """How large it is, for information; the check of the disk alerts when room runs out."""
     return Finding("database", Level.OK, size(found.size))
 
 
@@ -120,7 +120,11 @@ def dead_rows(found: Database) -> Finding:
 def checksums(found: Database) -> Finding:
     """Pages that are not what was written: the disk."""
     bad = found.checksum_failures > 0
-    mend = "the disk is failing: smartctl -a /dev/…; move.yml, or prefect-restore --list" if bad else ""
+    mend = (
+        "the disk may be failing: lsblk; smartctl -a /dev/DISK; then docs/move.md, or prefect-restore --list"
+        if bad
+        else ""
+    )
     return Finding("checksum failures", Level.BAD if bad else Level.OK, str(found.checksum_failures), "0", mend)
 
 

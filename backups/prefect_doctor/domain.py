@@ -1,4 +1,4 @@
-"""Where the server's domain leads, as others see it: asked of the name servers, and not of this host's own /etc/hosts."""
+"""What the server's domain resolves to, as others see it: by the name servers, not by this host's own /etc/hosts."""
 
 from __future__ import annotations
 
@@ -115,23 +115,23 @@ def look(url: str) -> Domain | None:
 def leads_here(found: Domain) -> Finding:
     """Whether the name leads to this host: directly, or through a NAT or a floating address that shows its certificate."""
     servers = ", ".join(found.servers) or "none"
-    limit = f"an address of this host ({', '.join(found.own) or 'none'})"
-    asked = f"asked of the name servers {servers}"
+    limit = f"this host ({', '.join(found.own) or 'none'})"
+    asked = f"name servers asked: {servers}"
     look = f"on another machine: dig +short {found.name}"
     if found.answers is None:
         words = f"no name server answers for {found.name} ({asked})"
-        return Finding("DNS", Level.BAD, words, limit, "cat /etc/resolv.conf; ping one of its name servers")
+        return Finding("DNS", Level.BAD, words, limit, "cat /etc/resolv.conf; ping one of the name servers in it")
     if not found.answers:
         words = f"{found.name} has no address ({asked})"
-        return Finding("DNS", Level.BAD, words, limit, f"make its A record, where the domain's DNS is kept; {look}")
-    words = f"{found.name} leads to {', '.join(found.answers)} ({asked})"
+        return Finding("DNS", Level.BAD, words, limit, f"create its A record at your DNS provider; {look}")
+    words = f"{found.name} resolves to {', '.join(found.answers)} ({asked})"
     elsewhere = [answer for answer in found.answers if answer not in found.own and answer not in found.forwarded]
     if elsewhere:
         words += (
-            f"; {', '.join(elsewhere)} is no address of this host, and does not show its certificate when asked from here."
-            " Behind NAT, or with a floating address, that can be right"
+            f"; {', '.join(elsewhere)} is not an address of this host, and does not serve its certificate."
+            " Behind NAT or with a floating IP this can be right"
         )
-        mend = f"correct its A or AAAA record, where the domain's DNS is kept; {look}"
+        mend = f"correct its A or AAAA record at your DNS provider; {look}"
         return Finding("DNS", Level.WARNING, words, limit, mend)
     if found.forwarded:
         words += f"; {', '.join(found.forwarded)} is forwarded to this host"

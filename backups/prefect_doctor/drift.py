@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from prefect_backups import placed
 
 from .asked import said
-from .finding import Finding, Level
+from .finding import Finding, Level, playbook
 
-SITE = "ansible-playbook site.yml --check --diff shows the difference, and without --check it is gone"
+SITE = f"{playbook('site.yml --check --diff')} shows the difference; without --check --diff it undoes it"
 #: Units that systemd is asked about: the kit's, and those that it adds drop-ins to.
 UNITS = ("prefect-*", "docker.service", "ssh.service")
-#: So many names are told; a file system that is gone would name all.
+#: Most names in one finding; a lost file system would name all.
 NAMED = 5
 
 
@@ -21,10 +21,10 @@ NAMED = 5
 class Drift:
     """What was found."""
 
-    #: How many files the playbook has placed, and the paths of those that are others now, or are gone.
+    #: How many files the playbook has written, and the paths of those that differ now, or are gone.
     placed: int = 0
     changed: list[str] = field(default_factory=list)
-    #: Units that are others on the disk than systemd has read.
+    #: Units whose files changed since systemd loaded them.
     unread: list[str] = field(default_factory=list)
     #: Services of the compose project whose container was made with another configuration; None where none are here.
     stale: list[str] | None = None
@@ -80,32 +80,32 @@ def _some(names: Sequence[str]) -> str:
 
 def files(found: Drift) -> Finding:
     """Files that somebody has changed by hand."""
-    limit = "as the playbook placed them"
+    limit = "as site.yml wrote them"
     if not found.placed:
-        return Finding("placed files", Level.WARNING, "the playbook has kept no list of them", limit, SITE)
+        return Finding("deployed files", Level.WARNING, "site.yml has kept no list of them", limit, SITE)
     if found.changed:
-        return Finding("placed files", Level.WARNING, f"changed since: {_some(found.changed)}", limit, SITE)
-    return Finding("placed files", Level.OK, f"all {found.placed} as they were", limit)
+        return Finding("deployed files", Level.WARNING, f"changed by hand or gone: {_some(found.changed)}", limit, SITE)
+    return Finding("deployed files", Level.OK, f"all {found.placed} unchanged", limit)
 
 
 def units(found: Drift) -> Finding:
-    """Units that were changed, and systemd was not told."""
-    limit = "as systemd has read them"
+    """Units whose files were changed without a daemon-reload."""
+    limit = "loaded by systemd"
     if found.unread:
-        mend = "systemctl daemon-reload; then restart those units"
-        return Finding("units on disk", Level.WARNING, f"changed since: {_some(found.unread)}", limit, mend)
-    return Finding("units on disk", Level.OK, "read", limit)
+        mend = f"systemctl daemon-reload; systemctl restart {' '.join(found.unread[:NAMED])}"
+        return Finding("unit files", Level.WARNING, f"changed, not reloaded: {_some(found.unread)}", limit, mend)
+    return Finding("unit files", Level.OK, "all loaded", limit)
 
 
 def containers(found: Drift) -> list[Finding]:
-    """Containers that the next start of the stack would make again."""
+    """Containers that the next start of the stack would recreate."""
     if found.stale is None:
         return []
-    limit = "made with compose.yml and stack.env as they are"
+    limit = "that of compose.yml and stack.env"
     if found.stale:
-        words = f"made with another configuration: {_some(found.stale)}"
-        return [Finding("containers' configuration", Level.WARNING, words, limit, "systemctl reload prefect-stack")]
-    return [Finding("containers' configuration", Level.OK, "the same", limit)]
+        words = f"outdated: {_some(found.stale)}"
+        return [Finding("container configuration", Level.WARNING, words, limit, "systemctl reload prefect-stack")]
+    return [Finding("container configuration", Level.OK, "up to date", limit)]
 
 
 def findings(found: Drift) -> Sequence[Finding]:

@@ -1,4 +1,4 @@
-"""The pipeline of events: one is sent through the API, and looked for in the database.
+"""The pipeline of events: a check sends one through the API, and looks for it in the database.
 
 Events carry crash detection, automations and the history in the UI. While their pipeline is dead (the service that writes them, or
 Redis between two processes), the API still takes them, and answers 200 to everything.
@@ -145,16 +145,16 @@ def look(settings: Settings, host: Host) -> Seen:
 
 def pipeline(seen: Seen) -> Finding:
     """Whether an event has arrived, and when."""
-    limit = f"seen within {SLOW:.0f} s"
+    limit = f"stored within {SLOW:.0f} s"
     mend = "docker logs --tail 50 prefect-server; systemctl restart prefect-stack"
     if seen.refused:
-        return Finding("events", Level.BAD, f"none is taken: {seen.refused}", limit, way_in.LOGS)
+        return Finding("events", Level.BAD, f"the API takes no event: {seen.refused}", limit, way_in.LOGS)
     if seen.after is None:
         # Of one that was sent just now, a slow machine may be the reason.
         level = Level.BAD if seen.age >= SLOW else Level.WARNING
-        return Finding("events", level, f"one of {duration(seen.age)} ago is not in the database", limit, mend)
+        return Finding("events", level, f"an event sent {duration(seen.age)} ago is not in the database", limit, mend)
     level = graded(seen.after, SLOW, TOO_SLOW)
-    return Finding("events", level, f"seen after {seen.after:.1f} s", limit, mend if level else "")
+    return Finding("events", level, f"stored after {seen.after:.1f} s", limit, mend if level else "")
 
 
 def findings(seen: Seen) -> Sequence[Finding]:

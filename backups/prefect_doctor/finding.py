@@ -1,4 +1,4 @@
-"""What a check has found: what was measured, what is allowed, and the command that mends it."""
+"""What a check has found: what it measured, what is allowed, and what to do."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import IntEnum
 
 
 class Level(IntEnum):
-    """How bad it is; also the exit code, as monitoring tools have it (Nagios' plugin guidelines)."""
+    """How bad it is; also the exit code, after the Nagios plugin guidelines."""
 
     OK = 0
     #: Nothing fails yet.
     WARNING = 1
     #: Something fails, or is lost soon.
     BAD = 2
-    #: It could not be looked at, which may be for the worst of reasons.
+    #: The check could not run; the reason may be as bad as any.
     UNKNOWN = 3
 
 
@@ -28,9 +28,9 @@ class Finding:
     measured: str
     allowed: str = ""
     mend: str = ""
-    #: More for whoever reads of it elsewhere, such as the last lines of a log.
+    #: For alerts: more context, such as the last lines of a log.
     detail: str = ""
-    #: In between, such as a unit that is starting: neither well nor bad, and prefect-watch leaves what it knew before.
+    #: In transition, such as a unit that is starting: prefect-watch keeps the state that it knew before.
     pending: bool = False
 
 
@@ -47,6 +47,24 @@ def readable(one: Finding) -> Finding:
     """As a person can read it, whatever names are in it: in Prefect they may have any characters, and be of any length."""
     measured, allowed, mend = (one_line(words)[:WORDS] for words in (one.measured, one.allowed, one.mend))
     return replace(one, check=one_line(one.check)[:NAME], measured=measured, allowed=allowed, mend=mend)
+
+
+def playbook(arguments: str) -> str:
+    """The command that runs a playbook, for a finding's `mend`.
+
+    Args:
+        arguments: the playbook and what follows it, such as `site.yml --tags workers`.
+    """
+    return f"on the control machine: ansible-playbook -i inventory/mine {arguments}"
+
+
+def cli(arguments: str) -> str:
+    """The command of Prefect's own CLI, which hosts do not have, for a finding's `mend`.
+
+    Args:
+        arguments: what follows `prefect`, such as `work-pool ls`.
+    """
+    return f"from your laptop (docs/access.md): prefect {arguments}"
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Where it leads: the growth of the database, and the days until a disk is full, from the samples of the last days.
+"""Trends: the growth of the database, and the days until a disk is full, from the samples of the last days.
 
 A disk is never quiet: backups come and go, images are pulled, a restore leaves a second database for some days. So a
 trend is what most of the time shows, not what the ends of it are apart, and where it is not clear there is none.
@@ -87,8 +87,8 @@ def _words(growth: float) -> str:
 
 def _unknown(points: Sequence[tuple[float, float]]) -> str:
     """That it is too early to say."""
-    there = f"are {duration(points[-1][0] - points[0][0])}" if len(points) > 1 else "is one" if points else "are none"
-    return f"not known yet: {APART:.0f} days of samples are needed, there {there}"
+    there = f"has {duration(points[-1][0] - points[0][0])}" if len(points) > 1 else "has one" if points else "has none"
+    return f"not known yet: needs {APART:.0f} days of samples, {there}"
 
 
 def disk(path: str, points: Sequence[tuple[float, float]], free: float) -> Finding:
@@ -106,7 +106,9 @@ def disk(path: str, points: Sequence[tuple[float, float]], free: float) -> Findi
     level = Level.BAD if days < FULL_BAD else Level.WARNING if days < FULL_WARNING else Level.OK
     when = f", full in {duration(days * DAY) if days < FAR else 'more than a year'}" if days < math.inf else ""
     mend = (
-        f"du -xhd2 {path} | sort -h | tail; docker system prune; prefect-backup prune; a larger disk" if level else ""
+        f"du -xhd2 {path} | sort -h | tail; docker system prune; prefect-backup prune; or get a larger disk"
+        if level
+        else ""
     )
     return Finding(name, level, f"{_words(growth)}{when}; {size(free)} free", limit, mend)
 
@@ -129,7 +131,7 @@ def findings(found: Sequence[Sample]) -> Sequence[Finding]:
         found: oldest first.
     """
     if not found:
-        return [Finding("growth", Level.OK, "not known yet: there are no samples, see prefect-doctor --history")]
+        return [Finding("growth", Level.OK, "not known yet: has no samples, see prefect-doctor --history")]
     made = []
     for path, (_, total) in found[-1].disks.items():
         # A disk that was made larger counts from then on: what is used does not change by it.

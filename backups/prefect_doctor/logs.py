@@ -131,36 +131,36 @@ def look() -> Logs:
 
 def failed_logins(check: str, found: Failed, warning: int, mend: str) -> Finding:
     """How many, from how many addresses, and which one most."""
-    limit = f"less than {warning:,} in an hour"
+    limit = f"less than {warning:,} an hour"
     if not found.count:
         return Finding(check, Level.OK, "none in the last hour", limit)
     address, most = found.addresses.most_common(1)[0]
-    when = "the last hour" if found.seconds >= LOGINS else f"the last {duration(found.seconds)} (no more was read)"
+    when = (
+        "the last hour" if found.seconds >= LOGINS else f"the last {duration(found.seconds)} (older ones were not read)"
+    )
     addresses = "1 address" if len(found.addresses) == 1 else f"{len(found.addresses):,} addresses"
     words = f"{found.count:,} in {when} from {addresses}, the most ({most:,}) from {address}"
     # What was read of a shorter time stands for as many in the rest of the hour.
     level = Level.WARNING if found.count * LOGINS / max(found.seconds, 1.0) >= warning else Level.OK
     block = f"nft insert rule inet prefect prerouting {'ip6' if ':' in address else 'ip'} saddr {address} drop"
-    return Finding(check, level, words, limit, f"{mend}; until a reboot: {block}" if level else "")
+    return Finding(check, level, words, limit, f"{mend}: {block}" if level else "")
 
 
 def renewals(found: Logs) -> Finding:
     """Whether a certificate could not be had in the last day. How much life the served one has left is told apart."""
-    check, limit = "certificate renewal", "no error in a day"
+    check, limit = "certificate renewal", "no error in 24 h"
     if found.renewal is None:
         return Finding(check, Level.OK, "no error", limit)
     words, age = found.renewal
-    mend = (
-        "journalctl _SYSTEMD_UNIT=docker.service CONTAINER_TAG=prefect-caddy PRIORITY=3 -n 20 -o cat; port 80 and DNS"
-    )
+    mend = "journalctl _SYSTEMD_UNIT=docker.service CONTAINER_TAG=prefect-caddy PRIORITY=3 -n 20 -o cat; is port 80 open, does the domain resolve to this host?"
     return Finding(check, Level.WARNING, f"{duration(age)} ago: {words}", limit, mend)
 
 
 def findings(found: Logs) -> Sequence[Finding]:
     """All of them."""
-    proxy = "is it a client of yours, with an old password? Else keep it out"
-    ssh = "journalctl -u ssh -n 50; keep it out"
+    proxy = "a client of yours with an old password? Correct it; else block the address until the next reboot"
+    ssh = "journalctl -u ssh -n 50; block the address until the next reboot"
     made = [failed_logins("failed logins", found.proxy, PROXY_WARNING, proxy)]
     if found.ssh is not None:
-        made.append(failed_logins("failed logins by ssh", found.ssh, SSH_WARNING, ssh))
+        made.append(failed_logins("failed ssh logins", found.ssh, SSH_WARNING, ssh))
     return [*made, renewals(found)]

@@ -1,4 +1,4 @@
-"""The machine: disks, memory, the clock, what systemd could not start, a reboot that waits. Standard library only."""
+"""The machine: disks, memory, the clock, failed units, a pending reboot. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect_backups.unit_names import UNITS
 from prefect_backups.words import duration, size
 
 from .asked import said
-from .finding import Finding, Level, graded
+from .finding import Finding, Level, graded, playbook
 
 #: Of a disk: the share that is used, and the bytes that are left, whichever comes first. Backups keep off what their reserve_mb says.
 DISK_WARNING, DISK_BAD = 0.85, 0.95
@@ -159,9 +159,11 @@ def memory(found: Machine) -> Finding:
     words = f"{used:.0%} of {size(found.memory)} in use"
     if found.pressure is not None:
         level = max(level, graded(found.pressure, PRESSURE_WARNING, PRESSURE_BAD))
-        words += f", all waited for it {found.pressure:.0%} of 5 min"
-    mend = "systemd-cgtop --order=memory; memory_max of prefect_workers" if level else ""
-    return Finding("memory", level, words, f"less than {MEMORY_WARNING:.0%}, {PRESSURE_WARNING:.0%}", mend)
+        words += f"; all processes waited for memory {found.pressure:.0%} of 5 min"
+    mend = "systemd-cgtop --order=memory; set memory_max in prefect_workers, or get more memory" if level else ""
+    return Finding(
+        "memory", level, words, f"less than {MEMORY_WARNING:.0%} in use, {PRESSURE_WARNING:.0%} waiting", mend
+    )
 
 
 def swap(found: Machine) -> list[Finding]:
@@ -170,9 +172,9 @@ def swap(found: Machine) -> list[Finding]:
         return []
     used, waited = 1 - found.swap_free / found.swap, found.some_pressure or 0.0
     level = Level.WARNING if used >= SWAP_WARNING and waited >= SWAP_PRESSURE else Level.OK
-    words = f"{used:.0%} of {size(found.swap)} in use, some process waited for memory {waited:.0%} of 5 min"
-    limit = f"less than {SWAP_WARNING:.0%}, or {SWAP_PRESSURE:.0%}"
-    mend = "systemd-cgtop --order=memory; memory_max of prefect_workers; vmstat 5" if level else ""
+    words = f"{used:.0%} of {size(found.swap)} in use; some process waited for memory {waited:.0%} of 5 min"
+    limit = f"less than {SWAP_WARNING:.0%} in use, or {SWAP_PRESSURE:.0%} waiting"
+    mend = "systemd-cgtop --order=memory; vmstat 5; set memory_max in prefect_workers" if level else ""
     return [Finding("swap", level, words, limit, mend)]
 
 
@@ -180,9 +182,11 @@ def killed(found: Machine) -> Finding:
     """Processes that the kernel had to kill. It keeps no time of them: they count until a reboot."""
     level = Level.WARNING if found.killed else Level.OK
     mend = (
-        "journalctl --dmesg --grep 'Killed process|oom-kill'; limit and memory_max of prefect_workers" if level else ""
+        "journalctl --dmesg --grep 'Killed process|oom-kill'; set limit and memory_max in prefect_workers"
+        if level
+        else ""
     )
-    return Finding("killed for memory", level, f"{found.killed} since boot", "0", mend)
+    return Finding("out-of-memory kills", level, f"{found.killed} since boot", "0", mend)
 
 
 def clock(found: Machine) -> Finding:
@@ -197,17 +201,17 @@ def units(found: Machine) -> Finding:
     failed = [name for name in found.failed if not name.startswith(OTHERWISE_CHECKED)]
     ours = [name for name in failed if name.startswith("prefect-")]
     level = Level.BAD if ours else Level.WARNING if failed else Level.OK
-    mend = f"systemctl status {failed[0]}; when that is solved: systemctl reset-failed" if failed else ""
+    mend = f"systemctl status {failed[0]}; when that is solved: systemctl reset-failed {failed[0]}" if failed else ""
     return Finding("failed units", level, ", ".join(failed) or "none", "none", mend)
 
 
 def reboot(found: Machine) -> Finding:
     """An update of the kernel, or of a library, that is in effect after a reboot only."""
     if found.reboot is None:
-        return Finding("reboot", Level.OK, "none waits", f"within {REBOOT_DAYS} days")
+        return Finding("reboot", Level.OK, "none pending", f"within {REBOOT_DAYS} days")
     level = graded(found.reboot / 86400, REBOOT_DAYS, 4 * REBOOT_DAYS)
-    mend = "ansible-playbook upgrade.yml --tags host" if level else ""
-    return Finding("reboot", level, f"one has waited for {duration(found.reboot)}", f"within {REBOOT_DAYS} days", mend)
+    mend = playbook("upgrade.yml --tags host") if level else ""
+    return Finding("reboot", level, f"pending for {duration(found.reboot)}", f"within {REBOOT_DAYS} days", mend)
 
 
 def findings(found: Machine) -> Sequence[Finding]:

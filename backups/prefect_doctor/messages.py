@@ -1,4 +1,4 @@
-"""Messages to people that nobody has taken: what prefect-watch could not deliver, and tries again."""
+"""Alerts that prefect-watch could not deliver yet, and retries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .finding import Finding, Level
 def findings(waiting: Sequence[Message]) -> list[Finding]:
     """Whether people can be reached."""
     if not waiting:
-        return [Finding("messages to people", Level.OK, "none waits", "all delivered")]
+        return [Finding("alert delivery", Level.OK, "none waiting", "all delivered")]
     since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(waiting[0].made))
-    measured = f"{len(waiting)} wait, since {since}; the last attempt: {waiting[-1].error}"
-    return [Finding("messages to people", Level.BAD, measured, "all delivered", "prefect-watch test")]
+    measured = f"{len(waiting)} waiting since {since}; the last attempt: {waiting[-1].error}"
+    return [Finding("alert delivery", Level.BAD, measured, "all delivered", "prefect-watch test")]
 
 
 def check(settings: Settings) -> list[Finding]:

@@ -4,7 +4,7 @@ used again.
 prefect-doctor itself looks at everything. What is cheap is looked at each minute. What a look costs, in milliseconds of a
 processor, programs that it asks included (measured in the lab; to start Python and import all of this takes 250):
 
-    containers 10, way in 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, automations 10, growth 7
+    containers 10, public endpoint 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, automations 10, growth 7
     backups 530 (restic), drift 120 (docker compose), updates 650 (apt-get)
 """
 
@@ -90,7 +90,7 @@ def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, 
 
     return {
         "containers": Group(lambda: containers.check(loaded)),
-        "way in": Group(lambda: way_in.check(loaded)),
+        "public endpoint": Group(lambda: way_in.check(loaded)),
         "work": Group(of_work),
         "database": Group(of_database),
         "units": Group(lambda: units.findings(kit_units.look(loaded))),

@@ -1,4 +1,4 @@
-"""The kit's own units on this host: what has failed, in words; workers that should run; a restore that did not end."""
+"""The kit's own units on this host: failures with their meaning, workers that should run, an unfinished restore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def ended(name: str, unit: Mapping[str, str], newest: float) -> Finding:
     """How a unit ended that runs now and then."""
     state = unit.get("ActiveState", "")
     if state in ("activating", "deactivating", "reloading"):
-        return Finding(name, Level.OK, "is at work", "no failure", pending=True)
+        return Finding(name, Level.OK, "is running", "no failure", pending=True)
     # A backup that somebody has made by hand since is as good.
     over = name == UNITS[0] and newest > float(unit.get("ended") or 0)
     if state != "failed" or over:
@@ -28,20 +28,20 @@ def ended(name: str, unit: Mapping[str, str], newest: float) -> Finding:
 
 def workers(found: Units) -> Finding:
     """Workers of this host that start at boot."""
-    limit = "all that start at boot"
+    limit = "all that start at boot run"
     if found.down:
         verb = "does" if len(found.down) == 1 else "do"
         mend = f"systemctl start {' '.join(found.down)}"
-        return Finding("workers of this host", Level.BAD, f"{', '.join(found.down)} {verb} not run", limit, mend)
-    words = f"{', '.join(found.passing)} on the way" if found.passing else f"{found.workers} run"
-    return Finding("workers of this host", Level.OK, words, limit, pending=bool(found.passing))
+        return Finding("workers on this host", Level.BAD, f"{', '.join(found.down)} {verb} not run", limit, mend)
+    words = f"{', '.join(found.passing)} starting or stopping" if found.passing else f"{found.workers} run"
+    return Finding("workers on this host", Level.OK, words, limit, pending=bool(found.passing))
 
 
 def unfinished_restore(found: Units) -> Finding:
-    """One that was cut off and waits for a person's decision."""
+    """A restore that was cut off and needs a person's decision."""
     if not found.unfinished:
         return Finding("unfinished restore", Level.OK, "none", "none")
-    mend = "prefect-restore --resume, --undo, or --latest"
+    mend = "prefect-restore --resume, prefect-restore --undo, or prefect-restore --latest (docs/restore.md)"
     return Finding("unfinished restore", Level.BAD, f"{found.unfinished} did not end", "none", mend)
 
 

@@ -1,4 +1,4 @@
-"""Security updates that wait, and whether anybody looks for them. Dear: apt-get reads all of its lists. Standard library only."""
+"""Pending security updates, and whether apt looks for them. Expensive: apt-get reads all of its lists. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect_backups.words import duration
 
 from .asked import said
-from .finding import Finding, Level
+from .finding import Finding, Level, playbook
 
 #: Days that they may wait for: unattended-upgrades installs them within a day.
 DAYS = 3
@@ -47,13 +47,13 @@ def updates(found: Updates) -> Finding:
         return Finding(
             "security updates",
             Level.WARNING,
-            f"not looked for since {duration(found.lists)}",
+            f"last looked for {duration(found.lists)} ago",
             f"every {DAYS} days",
             "systemctl status apt-daily.timer apt-daily-upgrade.timer",
         )
     level = Level.WARNING if found.packages else Level.OK
-    mend = "ansible-playbook upgrade.yml --tags host (they come by themselves within a day)" if level else ""
-    return Finding("security updates", level, ", ".join(found.packages) or "none waits", "none", mend)
+    mend = f"they are installed within a day; now: {playbook('upgrade.yml --tags host')}" if level else ""
+    return Finding("security updates", level, ", ".join(found.packages) or "none pending", "none", mend)
 
 
 def findings(found: Updates) -> Sequence[Finding]:

@@ -1,4 +1,4 @@
-"""The way in, as clients go it, through the reverse proxy: API, a write, the UI, and the certificate that is served."""
+"""The public endpoint as clients see it, through the reverse proxy: API, a write, the UI, and the certificate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import requests
 from prefect_backups.progress import duration
 from prefect_backups.settings import Endpoint, Settings
 
-from .finding import Finding, Level, graded
+from .finding import Finding, Level, graded, playbook
 
 #: Seconds for an answer: a browser's user has gone by then.
 SLOW, TOO_SLOW = 2.0, 10.0
@@ -46,7 +46,7 @@ def answered(check: str, answer: Answer, allowed: tuple[int, ...] = (200,)) -> F
         return Finding(check, Level.BAD, measured, limit, LOGS)
     level = graded(answer.seconds, SLOW, TOO_SLOW)
     return Finding(
-        check, level, f"{answer.status} in {answer.seconds:.2f} s", limit, "prefect-doctor; uptime" if level else ""
+        check, level, f"{answer.status} in {answer.seconds:.2f} s", limit, "uptime; systemd-cgtop" if level else ""
     )
 
 
@@ -60,14 +60,14 @@ def certificate(not_before: float, not_after: float, now: float) -> Finding:
     bad, warning = min(LEFT_BAD * life, DAYS_BAD * 86400), min(LEFT_WARNING * life, DAYS_WARNING * 86400)
     level = Level.BAD if left < bad else Level.WARNING if left < warning else Level.OK
     ends = datetime.fromtimestamp(not_after, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    words = f"ends {ends}, in {duration(left)}" if left > 0 else f"ended {ends}"
+    words = f"expires {ends}, in {duration(left)}" if left > 0 else f"expired {ends}"
     mend = (
-        "docker logs prefect-caddy 2>&1 | grep -i certificate; with prefect_tls: files put the new one in the inventory's place,"
-        " then ansible-playbook site.yml --tags stack"
+        "docker logs prefect-caddy 2>&1 | grep -i certificate; with prefect_tls: files put a new one in its place, then"
+        f" {playbook('site.yml --tags stack')}"
         if level
         else ""
     )
-    return Finding("certificate", level, words, f"{duration(warning)} left", mend)
+    return Finding("certificate", level, words, f"more than {duration(warning)} left", mend)
 
 
 def _ask(do: Callable[[], requests.Response]) -> Answer:
@@ -127,9 +127,9 @@ def check(settings: Settings) -> list[Finding]:
     try:
         findings = [certificate(*served_certificate(url, endpoint.ca_file), time.time())]
     except (OSError, KeyError) as error:
-        findings = [Finding("certificate", Level.BAD, f"none that can be trusted: {error}", "a valid one", LOGS)]
+        findings = [Finding("certificate", Level.BAD, f"not valid, or not served: {error}", "a valid one", LOGS)]
     client = session(endpoint)
     ready = _ask(lambda: client.get(f"{url}/api/ready", timeout=TOO_SLOW * 2))
     ui = _ask(lambda: client.get(f"{url}/", timeout=TOO_SLOW * 2))
     write = written(client, url)
-    return [*findings, answered("API", ready), answered("API, a write", write, (201,)), answered("UI", ui)]
+    return [*findings, answered("API", ready), answered("API write", write, (201,)), answered("UI", ui)]

@@ -1,5 +1,5 @@
-"""The work: flow runs that wait, workers that should take them, slots that nobody holds, crash detection. By SQL, not by the API:
-it is asked in one go, however many runs there are.
+"""The work: late and stuck flow runs, workers, leaked concurrency slots, crash detection. By SQL and not by the API, which
+would need a page for each 200 runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prefect_backups.host import Host
 from prefect_backups.postgres import LOOK
 from prefect_backups.progress import duration
 
-from .finding import Finding, Level, graded
+from .finding import Finding, Level, cli, graded, playbook
 
 #: Seconds by which a flow run may be late: workers poll every 15 s, and a start takes some.
 LATE_WARNING, LATE_BAD = 300.0, 3600.0
@@ -156,19 +156,19 @@ def look(host: Host) -> Work:
 
 
 def late_runs(work: Work) -> Finding:
-    """Flow runs that should have begun."""
+    """Flow runs that should have started."""
     limit = f"none by more than {duration(LATE_WARNING)}"
     if not work.late:
         return Finding("late flow runs", Level.OK, "none", limit)
     measured = f"{work.late}, the latest by {duration(work.latest)}"
-    mend = "prefect flow-run ls --state Late; prefect work-pool ls; systemctl status 'prefect-worker@*'"
+    mend = f"systemctl status 'prefect-worker@*'; {cli('flow-run ls --state Late; prefect work-pool ls')}"
     return Finding("late flow runs", graded(work.latest, LATE_WARNING, LATE_BAD), measured, limit, mend)
 
 
 def standing_runs(work: Work) -> Finding:
     """Flow runs in a state that passes, for too long."""
     measured = ", ".join(f"{count} {state.capitalize()}" for state, count in work.standing) or "none"
-    mend = "prefect flow-run ls --state Pending --state Cancelling; prefect flow-run cancel ID" if work.standing else ""
+    mend = cli("flow-run ls --state Pending --state Cancelling; prefect flow-run cancel ID") if work.standing else ""
     return Finding(
         "stuck flow runs",
         Level.WARNING if work.standing else Level.OK,
@@ -180,7 +180,7 @@ def standing_runs(work: Work) -> Finding:
 
 def workers_online(work: Work) -> list[Finding]:
     """Each worker that this server knows of, and each that should be there."""
-    limit = f"heard from within {duration(SILENT)}"
+    limit = f"a heartbeat within {duration(SILENT)}"
     findings = []
     for pool, name, silent in work.workers:
         # One that was taken out of the inventory, or that somebody has run by hand, may stop as it likes.
@@ -188,42 +188,44 @@ def workers_online(work: Work) -> list[Finding]:
             continue
         level = Level.BAD if silent > SILENT else Level.OK
         mend = (
-            f"on its host: systemctl status {quote(f'prefect-worker@{name}')}; gone for good: "
-            f"prefect work-pool inspect {quote(pool)}"
+            f"on its host: systemctl status {quote(f'prefect-worker@{name}')}; gone for good? Take it out of prefect_workers,"
+            f" then {playbook('site.yml --tags stack,workers')}"
             if level
             else ""
         )
-        findings.append(Finding(f"worker {name}", level, f"pool {pool}, {duration(silent)} ago", limit, mend))
+        findings.append(
+            Finding(f"worker {name}", level, f"pool {pool}, last heartbeat {duration(silent)} ago", limit, mend)
+        )
     for name in sorted((work.accounts or frozenset()) - {name for _, name, _ in work.workers}):
-        mend = f"on its host: systemctl status prefect-worker@{name}; ansible-playbook site.yml --tags workers"
-        findings.append(Finding(f"worker {name}", Level.BAD, f"not heard from in {FORGOTTEN_DAYS} days", limit, mend))
+        mend = f"on its host: systemctl status prefect-worker@{name}; {playbook('site.yml --tags workers')}"
+        findings.append(Finding(f"worker {name}", Level.BAD, f"no heartbeat in {FORGOTTEN_DAYS} days", limit, mend))
     if not findings:
         mend = "systemctl start 'prefect-worker@*'"
-        return [Finding("workers", Level.WARNING, "none has been heard from", "one or more", mend)]
+        return [Finding("workers", Level.WARNING, "no heartbeat from any", "one or more", mend)]
     return findings
 
 
 def pools_served(work: Work) -> list[Finding]:
-    """Pools with work that is due, and nobody to take it."""
+    """Pools with due flow runs and no worker online."""
     return [
         Finding(
             f"work pool {pool}",
             Level.BAD,
-            f"{count} flow run{'s' * (count > 1)} due, and no worker",
+            f"{count} flow {'run is' if count == 1 else 'runs are'} due, but no worker is online",
             "a worker",
-            f"prefect work-pool inspect {quote(pool)}; add a worker: prefect_workers, site.yml --tags workers",
+            f"add a worker of this pool to prefect_workers, then {playbook('site.yml --tags stack,workers')}",
         )
         for pool, count in work.unserved
     ]
 
 
 def free_slots(work: Work) -> Finding:
-    """Slots that nobody can hold, since nothing is at work."""
+    """Leaked slots: held while nothing is running."""
     held = ", ".join(f"{name}: {count}" for name, count in work.slots)
     lost = bool(held) and not work.at_work
-    mend = f"prefect global-concurrency-limit update {quote(work.slots[0][0])} --active-slots 0" if lost else ""
-    measured = f"{held} held, and nothing is at work" if lost else f"{held} held" if held else "none held"
-    return Finding("concurrency slots", Level.BAD if lost else Level.OK, measured, "held by runs", mend)
+    mend = cli(f"global-concurrency-limit update {quote(work.slots[0][0])} --active-slots 0") if lost else ""
+    measured = f"{held} held, but nothing is running" if lost else f"{held} held" if held else "none held"
+    return Finding("concurrency slots", Level.BAD if lost else Level.OK, measured, "held by running runs only", mend)
 
 
 def crash_detection(work: Work) -> Finding:
@@ -232,17 +234,17 @@ def crash_detection(work: Work) -> Finding:
     words = (
         "enabled"
         if (enabled, there) == (1, 1) and not work.edited
-        else "not there"
+        else "missing"
         if not there
-        else "switched off"
+        else "disabled"
         if not enabled
-        else f"{there} of that name"
+        else f"{there} automations of that name"
         if there > 1
         else f"edited: {', '.join(work.edited)}"
     )
     well = (enabled, there) == (1, 1) and not work.edited
-    mend = "" if well else "ansible-playbook site.yml --tags workers"
-    return Finding("crash detection", Level.OK if well else Level.BAD, words, "enabled, once, unedited", mend)
+    mend = "" if well else playbook("site.yml --tags workers")
+    return Finding("crash detection", Level.OK if well else Level.BAD, words, "enabled and unedited", mend)
 
 
 def findings(work: Work) -> Sequence[Finding]:

@@ -1,7 +1,7 @@
-"""A host that only runs workers, which has none of the tools: what Python's standard library finds there.
+"""The checks of a host that only runs workers, and has none of the tools: standard library only.
 
-./scripts/doctor sends this package there, with what it needs, as one file for the host's own python3. On a server it is
-prefect-doctor that looks.
+./scripts/doctor sends this package there, with what it needs, as one file for the host's own python3. On a server it runs
+prefect-doctor instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import clocks, drift, machine, updates
 from .asked import said
-from .finding import Finding, Level, worst, worst_first
+from .finding import Finding, Level, playbook, worst, worst_first
 
 #: Of a server.
 DOCTOR = Path("/usr/local/sbin/prefect-doctor")
@@ -40,9 +40,9 @@ def workers(enabled: Sequence[str], active: Mapping[str, str]) -> Finding:
         enabled: their units.
         active: the state of each unit that systemd knows.
     """
-    check, limit = "workers of this host", "all that start at boot run"
+    check, limit = "workers on this host", "all that start at boot run"
     if not enabled:
-        return Finding(check, Level.WARNING, "none starts at boot", limit, "ansible-playbook site.yml --tags workers")
+        return Finding(check, Level.WARNING, "none starts at boot", limit, playbook("site.yml --tags workers"))
     down = [unit for unit in enabled if active.get(unit, "inactive") in ("inactive", "failed")]
     if down:
         verb = "does" if len(down) == 1 else "do"

@@ -1,1 +1,1 @@
-"""prefect-watch: looks at this server each minute, by the doctor's checks, and tells a person what is wrong and when it is well again."""
+"""prefect-watch: runs the doctor's checks each minute, and sends alerts when a problem begins and when it is resolved."""

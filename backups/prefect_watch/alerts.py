@@ -1,10 +1,10 @@
-"""Of what a person is told, and when: pure decisions about what the doctor finds, look after look.
+"""Which alerts are sent, and when: pure decisions about what the doctor finds, run after run.
 
-    well ──bad──► new ──lasts PATIENCE──► told ──well for `calm`──► well again, told
-                   └──well──► forgotten     └──after again_hours──► told once more
+    ok ──bad──► new ──lasts PATIENCE──► alert sent ──ok for `calm`──► resolved, sent
+                 └──ok──► forgotten        └──after again_hours──► sent again
 
-What comes and goes makes few messages: what comes back before it was well for `calm` seconds is still the same problem, and
-`calm` doubles each time that a problem comes back soon after it was said to be well again.
+A problem that comes and goes makes few messages: one that comes back before it was ok for `calm` seconds is still the same
+problem, and `calm` doubles each time that it comes back soon after it was reported as resolved.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class News:
-    """What a person has to know now."""
+    """The alerts that are due now."""
 
     began: list[Problem] = field(default_factory=list)
     #: Told before, and still so.

@@ -1,4 +1,4 @@
-"""prefect-watch: look at this server, and tell a person what is wrong and when it is well again."""
+"""prefect-watch: check this server, and alert people when a problem begins and when it is resolved."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prefect_backups import progress, settings
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report, duration
 from prefect_doctor.cli import MOVED
+from prefect_doctor.finding import playbook
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="prefect-watch",
-        description="Look at this Prefect server each minute, and tell a person what is wrong and when it is well again.",
+        description="Alert people when something is wrong with this Prefect server, and when it is resolved.",
         epilog="What is wrong now: prefect-doctor",
     )
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -32,14 +33,14 @@ def parser() -> argparse.ArgumentParser:
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         return verbs.add_parser(name, help=text, description=text)
 
-    verb("run", "One look, as prefect-watch.timer has it each minute.")
-    status = verb("status", "What people have been told of, and whether they are told now.")
+    verb("run", "Run the checks that are due, once, as the timer does each minute.")
+    status = verb("status", "Show known problems, when people were alerted, and whether alerts are on.")
     status.add_argument("--json", action="store_true", help="the same as JSON on stdout")
-    paused = verb("pause", "Tell nobody for some time, such as 2h: work on the server is no alarm.")
+    paused = verb("pause", "Send no alerts for a while, such as 2h, while you work on the server.")
     paused.add_argument("time", metavar="TIME", help="30m, 2h, 1d; at most 7d")
-    paused.add_argument("--why", default="", metavar="TEXT", help="for whoever asks prefect-watch status")
-    verb("resume", "End a pause.")
-    verb("test", "Send a message to each address of watch_notify_urls, and say which did not take it.")
+    paused.add_argument("--why", default="", metavar="TEXT", help="the reason, for prefect-watch status")
+    verb("resume", "End a pause: send alerts again.")
+    verb("test", "Send a test message to each address of watch_notify_urls, and name those that fail.")
     return made
 
 
@@ -47,19 +48,21 @@ def _test(watch: watch_settings.Watch, host: str) -> str:
     if not watch.notify_urls:
         raise Failure(
             Code.NOTIFY,
-            "there is nobody to tell: watch_notify_urls is empty",
-            "set it in the inventory, such as [mailto://user:password@example.org]; then: site.yml --tags watch",
+            "watch_notify_urls is empty: there is nobody to alert",
+            f"set it in the inventory, such as [mailtos://user:password@example.org?to=ops@example.org]; then {playbook('site.yml --tags watch')}",
         )
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     _, error = send.send(
-        watch.notify_urls, f"{host}: a test", f"prefect-watch test, typed on {host} at {now}: messages arrive here.\n"
+        watch.notify_urls,
+        f"{host}: a test",
+        f"Somebody ran prefect-watch test on {host} at {now}: messages arrive here.\n",
     )
     if error:
-        raise Failure(Code.NOTIFY, error, "look at watch_notify_urls, and at whether this host gets there")
-    return f"sent to {len(watch.notify_urls)} addresses: look whether it has arrived"
+        raise Failure(Code.NOTIFY, error, "correct watch_notify_urls, or let this host reach that service")
+    return f"sent to {len(watch.notify_urls)} addresses: check that it has arrived"
 
 
-def _status(known: memory.Memory, why: str, as_json: bool, now: float) -> int:
+def _status(known: memory.Memory, why: str, as_json: bool, now: float, timer: str) -> int:
     open_problems = [one for one in known.problems.values() if not one.well]
     if as_json:
         facts = [
@@ -68,19 +71,19 @@ def _status(known: memory.Memory, why: str, as_json: bool, now: float) -> int:
                 "level": one.level.name,
                 "measured": one.measured,
                 "since": one.since,
-                "told": one.told or None,
+                "alerted": one.told or None,
             }
             for one in open_problems
         ]
-        progress.result({"looked": known.at or None, "nobody_is_told": why or None, "problems": facts})
+        progress.result({"checked": known.at or None, "alerts_off": why or None, "problems": facts})
         return 0
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
-    looked = f"{duration(max(0.0, now - known.at))} ago" if known.at else "never: systemctl status prefect-watch.timer"
-    console.print(f"last look: {looked}")
-    console.print(f"people are not told now: {why}" if why else "people are told")
+    looked = f"{duration(max(0.0, now - known.at))} ago" if known.at else f"never: systemctl status {timer}"
+    console.print(f"last check: {looked}")
+    console.print(f"alerts are off: {why}" if why else "alerts are on")
     if open_problems:
         table = Table(box=None, pad_edge=False)
-        for title in ("level", "check", "measured", "for", "told"):
+        for title in ("level", "check", "measured", "for", "alerted"):
             table.add_column(title, overflow="fold")
         for one in open_problems:
             told = f"{duration(max(0.0, now - one.told))} ago" if one.told else "not yet"
@@ -88,18 +91,20 @@ def _status(known: memory.Memory, why: str, as_json: bool, now: float) -> int:
             table.add_row(*(word.replace("[", r"\[") for word in words))
         console.print(table)
     else:
-        console.print("nothing is wrong that it knows of")
+        console.print("no known problems")
     return 0
 
 
 def _pause(options: argparse.Namespace, path: Path, now: float) -> int:
     if options.verb == "resume":
         pause.end(path)
-        print("people are told again")
+        print("alerts are on")
         return 0
     until = now + pause.seconds_of(options.time)
     pause.begin(path, until, options.why)
-    print(f"nobody is told until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M UTC}; before: prefect-watch resume")
+    print(
+        f"alerts are off until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M UTC}; earlier: prefect-watch resume"
+    )
     return 0
 
 
@@ -113,7 +118,9 @@ def run(options: argparse.Namespace) -> int:
     if loaded and MOVED.exists():
         if options.verb == "run":
             return 0
-        raise Failure(Code.SETTINGS, f"the server of this host has moved: {MOVED}", "go to the host that it names")
+        raise Failure(
+            Code.SETTINGS, f"the server of this host has moved: {MOVED}", "run prefect-watch on the host that it names"
+        )
     state = Path(loaded.state) if loaded else round.ELSEWHERE
     path = state / "watch" / "paused.json"
     if options.verb in ("pause", "resume"):
@@ -122,11 +129,12 @@ def run(options: argparse.Namespace) -> int:
         print(_test(watch, round.hostname()))
         return 0
     if options.verb == "status":
-        return _status(memory.load(round.places(state)), round.why_nobody(loaded, path, now), options.json, now)
+        timer = "prefect-watch.timer" if loaded else "prefect-watch-from.timer"
+        return _status(memory.load(round.places(state)), round.why_nobody(loaded, path, now), options.json, now, timer)
     try:
         return round.run(loaded, watch, path, now) if loaded else round.run_from(watch, path, now)
     except Exception as error:
-        # A watch that dies in silence is worse than none.
+        # A watch that fails in silence is worse than none.
         round.tell_of_own_failure(watch, state, error, now)
         raise
 

@@ -1,6 +1,6 @@
-"""The server of another host, as one sees it that has nothing in common with it: whether it answers, and is looked at itself.
+"""The checks of a server from another host (watch_from): whether it answers, and whether its own checks still run.
 
-What is wrong on a server that can still say so, its own prefect-watch tells people. This is for the night when it cannot.
+A server that still works alerts people itself, by its own prefect-watch. This is for when it cannot.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 
 import requests
 from prefect_doctor import clocks
-from prefect_doctor.finding import Finding, Level
+from prefect_doctor.finding import Finding, Level, playbook
 
 from .settings import Server
 
 #: Seconds for an answer.
 PATIENCE = 15.0
-#: Seconds after which what the server's own watch has left is old; as in caddy/Caddyfile.
+#: Seconds after which the server's own result is out of date; as in caddy/Caddyfile.
 OLD = 150.0
 #: The first line of what /status says (status.py).
 FIRST = re.compile(r"(ok|bad) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
-#: A line of it that the server's own watch can tell nobody of.
-UNHEARD = re.compile(r"^[A-Z]+ messages to people: .*$", re.MULTILINE)
+#: The line of it that says that the server's own prefect-watch reaches nobody.
+UNHEARD = re.compile(r"^[A-Z]+ alert delivery: .*$", re.MULTILINE)
 
 
 def look(server: Server) -> list[Finding]:
-    """Ask /status, and say what a person has to know."""
+    """Ask /status, and give the findings."""
     name = server.url.split("://", 1)[-1].rstrip("/")
     client = requests.Session()
     # Nothing of whoever runs this.
@@ -67,16 +67,18 @@ def findings(name: str, status: int, text: str, now: datetime) -> list[Finding]:
         text: the body, or why there was none.
         now: by the server's clock, with its time zone.
     """
-    reached, looked, heard = f"server {name}", f"watch of {name}", f"messages of {name}"
+    reached, looked, heard = f"server {name}", f"prefect-watch of {name}", f"alert delivery of {name}"
     limit = "an answer"
     # Neither well nor bad: "well again" is not said of a watch that nobody can ask.
     unknown = [Finding(one, Level.OK, "cannot be asked", pending=True) for one in (looked, heard)]
     if status == 0:
-        mend = f"is its host up? ping {name}; ssh to it; its provider's console; docs/restore.md for a lost one"
+        mend = (
+            f"is its host up? ping {name}; ssh {name}; look at your provider's console. If it is lost: docs/restore.md"
+        )
         return [Finding(reached, Level.BAD, f"does not answer ({text})", limit, mend), *unknown]
     if status == 401:
-        mend = "ansible-playbook site.yml --tags stack,watch"
-        return [Finding(reached, Level.BAD, "does not let this host look (401)", limit, mend), *unknown]
+        mend = playbook("site.yml --tags stack,watch")
+        return [Finding(reached, Level.BAD, "refuses the account of this host (401)", limit, mend), *unknown]
     first = FIRST.match(text)
     fresh = first and 0 <= abs((now - datetime.fromisoformat(first[2])).total_seconds()) < OLD
     if status not in (200, 503) or (status == 503 and not first and "prefect-watch.timer" not in text):
@@ -85,8 +87,8 @@ def findings(name: str, status: int, text: str, now: datetime) -> list[Finding]:
     found = [Finding(reached, Level.OK, f"answers {status}", limit)]
     if not fresh:
         mend = f"on {name}: systemctl status prefect-watch.timer; journalctl -u prefect-watch -n 50; prefect-doctor"
-        not_looked = Finding(looked, Level.BAD, "nobody has looked at it in the last 150 s", "each minute", mend)
-        return [*found, not_looked, unknown[1]]
+        stopped = Finding(looked, Level.BAD, "its checks have not run in the last 150 s", "each minute", mend)
+        return [*found, stopped, unknown[1]]
     found.append(Finding(looked, Level.OK, f"says {first[1] if first else ''}", "each minute"))
     unheard = UNHEARD.search(text)
     level = Level.BAD if unheard else Level.OK

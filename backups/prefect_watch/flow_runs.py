@@ -155,9 +155,7 @@ def text(found: Sequence[Ended], told: Told, host: str, url: str, now: float) ->
     lines: list[str] = []
     if told.counted:
         kinds = Counter(told.counted).most_common()
-        lines.append(
-            f"Within the last {duration(now - told.counted_since)}, beside those that you were told of one by one:"
-        )
+        lines.append(f"In the last {duration(now - told.counted_since)}, beyond those of earlier messages:")
         lines += [f"  {count} x {kind}" for kind, count in kinds[:NAMED]]
         lines += [f"  and {sum(count for _, count in kinds[NAMED:])} more", ""] if kinds[NAMED:] else [""]
     for one in found[:NAMED]:

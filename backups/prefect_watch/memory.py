@@ -1,6 +1,6 @@
-"""What prefect-watch remembers from one look to the next.
+"""The state of prefect-watch between runs.
 
-It is written to /run and to the disk: on a full disk, of all things, a person has to be told, and told once.
+It is written to /run and to the disk: a full disk must be alerted to, too, and only once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Memory:
     at: float = 0.0
     problems: dict[str, Problem] = field(default_factory=dict)
     told: Told = field(default_factory=Told)
-    #: What the dear groups of checks found when they were last looked at, and when that was.
+    #: What each group of checks found when it last ran, and when that was.
     looks: dict[str, Looked] = field(default_factory=dict)
     looked: dict[str, float] = field(default_factory=dict)
     #: Packages with security updates that wait, of when that was looked at; None: it was not.

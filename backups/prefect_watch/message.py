@@ -1,4 +1,4 @@
-"""What a person reads of problems: the fact, since when, and the command to type. Pure."""
+"""The text of an alert: the fact, since when, and the command to type. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect_doctor.finding import Level
 from .alerts import News, Problem, passed
 
 ORDER = (Level.BAD, Level.UNKNOWN, Level.WARNING)
-WORDS = {Level.BAD: "bad", Level.UNKNOWN: "not known", Level.WARNING: "warning"}
+WORDS = {Level.BAD: "bad", Level.UNKNOWN: "unknown", Level.WARNING: "warning"}
 
 
 def title(news: News, host: str) -> str:
@@ -24,35 +24,36 @@ def title(news: News, host: str) -> str:
         more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
         return f"{host}: {WORDS[new[0].level]}: {short}{more}"
     checks = ", ".join(one.check for one in news.over)
-    return f"{host}: well again: {checks if len(checks) <= 90 else f'{len(news.over)} checks'}"
+    return f"{host}: resolved: {checks if len(checks) <= 90 else f'{len(news.over)} checks'}"
 
 
-def body(news: News, left: Sequence[Problem], host: str, now: float) -> str:
+def body(news: News, left: Sequence[Problem], host: str, now: float, overview: str = "prefect-doctor --bad") -> str:
     """The message.
 
     Args:
-        left: what a person was told of earlier, and is still so.
+        left: problems that people were alerted to earlier, and that last.
         host: this one.
+        overview: the command that shows all problems on this host.
     """
     lines: list[str] = []
     for one in _worst_first(news.began):
         lines += _entry(one, now)
     if news.lasting:
-        lines.append("Still so, as you were told before:")
+        lines.append("Reported before, and still so:")
         for one in _worst_first(news.lasting):
             lines += _entry(one, now)
     if news.over:
-        lines.append("Well again:")
+        lines.append("Resolved:")
         lines += [
             f"  {one.check} (was {WORDS[one.level]} for {duration(max(0.0, one.well - one.since))})"
             for one in news.over
         ]
         lines.append("")
     if left:
-        lines += ["Not well, as you were told before: " + ", ".join(one.check for one in _worst_first(left)), ""]
-    lines.append(f"All of it, on {host} as root: prefect-doctor --bad")
+        lines += ["Reported before, and still so: " + ", ".join(one.check for one in _worst_first(left)), ""]
+    lines.append(f"All problems, on {host} as root: {overview}")
     if news.began or news.lasting:
-        lines.append("While you work on it: prefect-watch pause 1h")
+        lines.append("No alerts while you work on it: prefect-watch pause 1h")
     return "\n".join(lines) + "\n"
 
 
@@ -67,5 +68,5 @@ def _entry(one: Problem, now: float) -> list[str]:
         f"  since {since} ({duration(max(0.0, min(passed(one.since, now), now)))})",
     ]
     lines += [f"  what to do: {one.mend}"] if one.mend else []
-    lines += ["  last words:", *(f"    {line}" for line in one.detail.splitlines())] if one.detail else []
+    lines += ["  last log lines:", *(f"    {line}" for line in one.detail.splitlines())] if one.detail else []
     return [*lines, ""]

@@ -1,4 +1,4 @@
-"""Messages to people that could not be delivered: kept, tried again, and told by `prefect-backup check`.
+"""Messages that could not be delivered: kept, retried, and reported by prefect-doctor.
 
 One file a message, in the tools' state, which only root reads: addresses are not in it, only which of them have it.
 """

@@ -1,4 +1,4 @@
-"""Times in which nobody is told: a pause that a person has asked for, and work that takes the server away on purpose."""
+"""Times without alerts: a pause that a person asked for, and work that takes the server down on purpose."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def end(path: Path) -> None:
 
 
 def reason(pause: Pause | None, held: tuple[str, float] | None, stack: str, now: float) -> str:
-    """Why nobody is told now; empty where people are.
+    """Why alerts are off now; empty while they are on.
 
     Args:
         held: what the holder of the tools' lock says that it does, and since when; None where nobody holds it.
@@ -74,7 +74,7 @@ def reason(pause: Pause | None, held: tuple[str, float] | None, stack: str, now:
     if pause:
         return f"paused{f' ({pause.why})' if pause.why else ''}"
     if held and _takes_it_away(held[0]) and 0 <= now - held[1] < BELIEVED:
-        return f"{held[0]} is at work"
+        return f"{held[0]} is running"
     return f"prefect-stack is {stack}" if stack in PASSING else ""
 
 

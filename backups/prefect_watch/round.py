@@ -1,4 +1,4 @@
-"""One round of prefect-watch: look, decide, tell, remember; in this order, so that a death in between tells twice rather than never."""
+"""One run of prefect-watch: check, decide, alert, save; in this order, so that a crash in between alerts twice and not never."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .settings import Watch
 
 #: Seconds for the heartbeat's address to answer.
 HEARTBEAT_SECONDS = 10.0
-#: Seconds after which a dear group of checks is looked at again that has found something bad.
+#: Seconds after which an expensive group of checks runs again when it has found something bad.
 AGAIN = 120.0
 #: Seconds for all groups of checks together; systemd ends a look after five minutes, and it would have told nobody.
 PATIENCE = 100.0
@@ -40,7 +40,7 @@ PATIENCE = 100.0
 METRICS = Path("/var/lib/prometheus/node-exporter/prefect_kit.prom")
 #: There with metrics_enabled alone. The directory can be that of an exporter of somebody else's, which any client may ask.
 METRICS_WANTED = Path("/etc/systemd/system/prefect-metrics-node.service")
-#: What a host remembers that only watches another one's server (systemd/prefect-watch-from.service).
+#: The state of a host that only watches another one's server (systemd/prefect-watch-from.service).
 ELSEWHERE = Path("/var/lib/prefect-watch")
 
 
@@ -50,12 +50,12 @@ def hostname() -> str:
 
 
 def places(state: Path) -> list[Path]:
-    """Where it is remembered what people were told."""
+    """Where the state is saved."""
     return [memory.RUN, state / "watch" / "memory.json"]
 
 
 def why_nobody(settings: Settings | None, paused: Path, now: float) -> str:
-    """Why nobody is told now; empty where people are.
+    """Why alerts are off now; empty while they are on.
 
     Args:
         settings: None on a host that only watches the server of another one.
@@ -111,7 +111,7 @@ def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str
 
 
 def of_interest(looks: Mapping[str, Looked], ignored: Sequence[str]) -> dict[str, Looked]:
-    """Without what people do not want to be told of."""
+    """Without the checks of watch_ignore."""
 
     def told(finding: Finding) -> bool:
         return not any(fnmatch.fnmatchcase(finding.check, pattern) for pattern in ignored)
@@ -120,14 +120,14 @@ def of_interest(looks: Mapping[str, Looked], ignored: Sequence[str]) -> dict[str
 
 
 def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
-    """The round; gives the exit code, which is 0 whatever was found."""
+    """One run; gives the exit code, which is 0 whatever was found."""
     state = Path(settings.state)
     known = memory.load(places(state))
     host = Host.here(settings, Report.silent())
     if watch.notify_urls:
         delivered, waiting = outbox.again(state, watch.notify_urls, send.send)
         if delivered or waiting:
-            print(f"{delivered} earlier messages delivered, {waiting} wait")
+            print(f"{delivered} earlier messages delivered, {waiting} waiting")
     seen = Seen()
     looks = look(known, groups(settings, host, seen), now)
     # Before anybody is told, which can take its time where an address does not answer.
@@ -140,7 +140,7 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     unwritten = memory.save(known, places(state))
     forget_own_failure(now)
     _heartbeat(watch, alerts.worst(known.problems), bool(why))
-    for error in filter(None, [*errors, unwritten and f"cannot remember what was told: {unwritten}"]):
+    for error in filter(None, [*errors, unwritten and f"cannot save which alerts were sent: {unwritten}"]):
         print(error, file=sys.stderr)
     return 0
 
@@ -169,7 +169,7 @@ def _publish(known: Memory, seen: Seen, settings: Settings, host: Host, now: flo
 
 
 def run_from(watch: Watch, paused: Path, now: float) -> int:
-    """The round of a host that watches another one's server; gives the exit code, which is 0 whatever was found."""
+    """One run on a host that watches another one's server; gives the exit code, which is 0 whatever was found."""
     known = memory.load(places(ELSEWHERE))
     if watch.notify_urls:
         outbox.again(ELSEWHERE, watch.notify_urls, send.send)
@@ -197,7 +197,7 @@ def _tell_of_problems(known: Memory, watch: Watch, state: Path, now: float) -> s
     left = [one for one in known.problems.values() if one.told and not one.well and one.check not in told]
     here = hostname()
     # To the journal, too: logs are shipped, and there may be nobody to tell.
-    for word, problems in (("began", news.began), ("lasts", news.lasting), ("over", news.over)):
+    for word, problems in (("new", news.began), ("still", news.lasting), ("resolved", news.over)):
         for one in problems:
             print(f"{word}: {one.level.name.lower()}: {one.check}: {one.measured}")
 
@@ -205,7 +205,9 @@ def _tell_of_problems(known: Memory, watch: Watch, state: Path, now: float) -> s
         known.problems, known.at = after, now
         memory.save(known, places(state))
 
-    return send.tell(watch, state, message.title(news, here), message.body(news, left, here, now), kept)
+    # A host that only watches another one has no prefect-doctor.
+    overview = "prefect-watch status" if watch.server.url else "prefect-doctor --bad"
+    return send.tell(watch, state, message.title(news, here), message.body(news, left, here, now, overview), kept)
 
 
 def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Watch, now: float, quiet: bool) -> str:
@@ -228,13 +230,13 @@ def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Wat
     if not due:
         kept()
         return ""
-    print(f"{len(found)} flow runs to tell of, and {sum(before.counted.values())} counted before")
+    print(f"{len(found)} flow runs to report, and {sum(before.counted.values())} counted before")
     url = settings.endpoint.url.rstrip("/")
     return send.tell(watch, Path(settings.state), *flow_runs.text(found, before, hostname(), url, now), kept)
 
 
 def tell_of_own_failure(watch: Watch, state: Path, error: Exception, now: float) -> None:
-    """Tell people, once in a while, that this program itself fails."""
+    """Alert people, at most every watch_again_hours, that this program itself fails."""
     mark = memory.RUN.with_name("failed")
     if mark.exists() and alerts.passed(mark.stat().st_mtime, now) < watch.again_hours * 3600:
         return
@@ -242,8 +244,8 @@ def tell_of_own_failure(watch: Watch, state: Path, error: Exception, now: float)
     mark.touch()
     here = hostname()
     body = (
-        f"prefect-watch on {here} fails, and watches nothing until that is mended: {type(error).__name__}: {error}\n"
-        "  what to do: journalctl -u prefect-watch -n 50; prefect-doctor\n"
+        f"prefect-watch on {here} fails, and checks nothing until this is solved: {type(error).__name__}: {error}\n"
+        f"  what to do: journalctl -u {'prefect-watch-from' if watch.server.url else 'prefect-watch'} -n 50\n"
     )
     send.tell(watch, state, f"{here}: bad: prefect-watch itself fails", body)
 
@@ -256,7 +258,7 @@ def forget_own_failure(now: float) -> None:
 
 
 def _heartbeat(watch: Watch, worst: Level, paused: bool) -> None:
-    """Called while nothing is bad, and while somebody works on it: silence is what alarms the other side."""
+    """Call the heartbeat URL while nothing is bad, and during a pause: when the calls stop, the other side alerts."""
     if not watch.heartbeat_url or (worst > Level.WARNING and not paused):
         return
     import requests

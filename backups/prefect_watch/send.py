@@ -11,7 +11,7 @@ from .settings import Watch
 
 
 def send(urls: Sequence[str], title: str, body: str) -> tuple[list[str], str]:
-    """Send to each address; gives those that failed, and words about them that name them by number and kind only."""
+    """Send to each address; gives those that failed, and an error that names them by number and kind only."""
     # Half of the time that a look takes would be the import of it, and most looks send nothing.
     import apprise
 
@@ -29,7 +29,7 @@ def send(urls: Sequence[str], title: str, body: str) -> tuple[list[str], str]:
             kind = url.split("://", 1)[0] if "://" in url else "not an address"
             failed.append(url)
             words.append(f"number {number} ({kind})")
-    return failed, f"of {len(urls)} addresses failed {', '.join(words)}" if failed else ""
+    return failed, f"{len(failed)} of {len(urls)} addresses failed: {', '.join(words)}" if failed else ""
 
 
 def tell(watch: Watch, state: Path, title: str, body: str, kept: Callable[[], None] = lambda: None) -> str:

@@ -14,13 +14,13 @@ FILE = Path(os.environ.get("PREFECT_WATCH_ETC", "/etc/prefect/watch")) / "settin
 
 @dataclass(frozen=True)
 class FlowRuns:
-    """Which flow runs a person is told of."""
+    """Which flow runs people are alerted to."""
 
     # Names of states, as Prefect's UI has them.
     states: list[str] = field(default_factory=lambda: ["Crashed"])
     # Only runs with one of these tags; empty: all.
     tags: list[str] = field(default_factory=list)
-    # Messages about flow runs within an hour; what is more comes as one digest.
+    # Most messages about flow runs in an hour; more are summed up in one digest.
     messages_per_hour: int = 10
 
 
@@ -38,15 +38,15 @@ class Server:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told, and of what."""
+    """Who is alerted, and to what."""
 
     # Addresses that apprise sends to. Secret.
     notify_urls: list[str] = field(default_factory=list)
-    # Hours until a person is told once more of what stays bad.
+    # Hours after which an alert is repeated while its problem lasts.
     again_hours: float = 24
-    # Names of checks that people are not told of; * stands for anything.
+    # Names of checks that send no alerts; * stands for anything.
     ignore: list[str] = field(default_factory=list)
-    # Called at each look that finds all well. Secret.
+    # Called each minute while nothing is bad. Secret.
     heartbeat_url: str = ""
     flow_runs: FlowRuns = field(default_factory=FlowRuns)
     server: Server = field(default_factory=Server)

@@ -21,10 +21,10 @@ PATH = Path("/var/lib/prefect/monitoring/status.txt")
 COUNTED = {
     "database": re.compile(r"database|connections|checksum failures|prefect-postgres|containers"),
     "schema": re.compile(r"schema|indexes"),
-    "write": re.compile(r"API|API, a write|way in|prefect-server"),
+    "write": re.compile(r"API|API write|public endpoint|prefect-server"),
     "workers": re.compile(r"work|workers?|workers? .+|work pool .+"),
     "backups": re.compile(
-        r"backups|copies in .+|verification of backups|prefect-backup(-verify)?\.service|unfinished restore"
+        r"backups|copies in .+|backup verification|prefect-backup(-verify)?\.service|unfinished restore"
     ),
 }
 #: A warning is nothing that fails; what could not be looked at may.

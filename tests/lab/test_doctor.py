@@ -18,9 +18,9 @@ from tests.lab.vps.playbook import REPOSITORY
 from tests.lab.vps.vps import Vps
 
 # What a VPS in a container has of the machine that it is on: its clock, its memory, its disk.
-OF_THE_MACHINE = ("clock", "memory", "killed for memory", "disk", "swap", "security updates", "reboot")
+OF_THE_MACHINE = ("clock", "memory", "out-of-memory kills", "disk", "swap", "security updates", "reboot")
 # They are of the last hour, and stay for that long.
-OF_THE_HOUR = ("failed logins",)
+OF_THE_HOUR = ("failed logins", "failed ssh logins")
 WORKER = "prefect-worker@general-1"
 
 
@@ -46,19 +46,19 @@ def test_a_server_that_is_well(vps: Vps, endpoint: Endpoint) -> None:
     restores.until("late runs have begun", lambda: "late flow runs" in wrong(doctor(vps)) and "some wait")
     found = doctor(vps)
     assert wrong(found) == {}
-    assert {"prefect-server", "API, a write", "certificate", "worker general-1", "database", "backups"} <= set(found)
+    assert {"prefect-server", "API write", "certificate", "worker general-1", "database", "backups"} <= set(found)
     assert {
         "events",
         "DNS",
-        "placed files",
-        "containers' configuration",
+        "deployed files",
+        "container configuration",
         "failed logins",
         "certificate renewal",
     } <= set(found)
     assert endpoint.get("/api/variables/name/prefect_kit_doctor").status_code == 404
     # For a person, in a pipe: no line is cut.
     table = vps.ssh("prefect-doctor", check=False).stdout
-    assert "of" in table.splitlines()[-1] and "are well" in table.splitlines()[-1]
+    assert "of" in table.splitlines()[-1] and "checks are ok" in table.splitlines()[-1]
 
 
 @contextmanager
@@ -89,16 +89,18 @@ def test_each_thing_that_is_broken_is_named_with_what_mends_it(vps: Vps, endpoin
         "prefect-caddy": "BAD",
         "certificate": "BAD",
         "API": "BAD",
-        "API, a write": "BAD",
+        "API write": "BAD",
         "UI": "BAD",
         "events": "BAD",
-        "workers of this host": "BAD",
+        "workers on this host": "BAD",
         "crash detection": "BAD",
         "concurrency slots": "BAD",
         "failed units": "WARNING",
     }
-    assert found["workers of this host"]["mend"] == f"systemctl start {WORKER}.service"
-    assert found["concurrency slots"]["mend"].startswith("prefect global-concurrency-limit update of-nobody")
+    assert found["workers on this host"]["mend"] == f"systemctl start {WORKER}.service"
+    assert found["concurrency slots"]["mend"].endswith(
+        "prefect global-concurrency-limit update of-nobody --active-slots 0"
+    )
     assert all(one["mend"] for name, one in found.items() if name in wrong(found))
 
 
@@ -157,25 +159,25 @@ def test_what_is_not_as_it_was_deployed_and_who_knocks(vps: Vps, endpoint: Endpo
     with drifted(vps, endpoint):
         found = doctor(vps)
     assert wrong(found) == {
-        "placed files": "WARNING",
-        "units on disk": "WARNING",
-        "containers' configuration": "WARNING",
+        "deployed files": "WARNING",
+        "unit files": "WARNING",
+        "container configuration": "WARNING",
         "DNS": "WARNING",
         "certificate renewal": "WARNING",
         # One of some seconds ago; of one that is older it would be bad.
         "events": "WARNING",
     }
     measured = {name: one["measured"] for name, one in found.items() if name != "exit"}
-    assert measured["placed files"] == f"changed since: {STACK}, {TIMER}"
-    assert measured["units on disk"] == "changed since: prefect-backup.timer"
-    assert measured["containers' configuration"] == "made with another configuration: caddy"
-    assert "leads to 192.0.2.99 (asked of the name servers 127.0.0.1); 192.0.2.99 is no address of" in measured["DNS"]
+    assert measured["deployed files"] == f"changed by hand or gone: {STACK}, {TIMER}"
+    assert measured["unit files"] == "changed, not reloaded: prefect-backup.timer"
+    assert measured["container configuration"] == "outdated: caddy"
+    assert "resolves to 192.0.2.99 (name servers asked: 127.0.0.1); 192.0.2.99 is not an address of" in measured["DNS"]
     assert "https://127.0.0.1:1/directory" in measured["certificate renewal"]
     assert found["failed logins"]["level"] == "WARNING"
     # All are told, of the one address; those that a run before this one has left are among them.
     count, _, words = measured["failed logins"].partition(" in the last hour from ")
     assert (int(count) >= 100, words.startswith(f"1 address, the most ({count}) from ")) == (True, True)
-    assert int(measured["failed logins by ssh"].split()[0]) >= 1
+    assert int(measured["failed ssh logins"].split()[0]) >= 1
 
 
 # 120,000 dead rows that no vacuum may remove, and an index that could not be built.

@@ -124,7 +124,7 @@ def test_a_rehearsal_that_fails_changes_nothing(vps, playbook, endpoint, later):
 def drifted(vps: Vps) -> list[dict[str, str]]:
     """What the doctor takes for changed by hand."""
     found = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
-    drift = ("placed files", "units on disk", "containers' configuration")
+    drift = ("deployed files", "unit files", "container configuration")
     return [one for one in found if one["check"] in drift and one["level"] != "OK"]
 
 

@@ -21,7 +21,7 @@ from tests.lab.vps.vps import Vps
 from tests.lab.watching import ETC, UNIT
 
 # What a VPS in a container has of the machine that it is on: its clock, its memory, its disk.
-OF_THE_MACHINE = ("clock", "memory", "killed for memory", "disk", "security updates", "reboot")
+OF_THE_MACHINE = ("clock", "memory", "out-of-memory kills", "disk", "security updates", "reboot")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_each_address_is_tried(vps: Vps, person: Person, mailbox: Mailbox) -> No
     person.away = True
     refused = vps.ssh(f"PREFECT_WATCH_ETC={ETC} prefect-watch test", check=False)
     person.away = False
-    assert (refused.returncode, "of 2 addresses failed number 1 (json)" in refused.stderr) == (29, True)
+    assert (refused.returncode, "1 of 2 addresses failed: number 1 (json)" in refused.stderr) == (29, True)
     assert PASSWORD not in done.stdout + refused.stderr
 
 
@@ -119,21 +119,21 @@ def test_people_are_told_once_what_is_broken_and_that_it_is_well_again(
             r"BAD: prefect-postgres: exited.*\n  since .* UTC \(\d+ s|2 minutes\)\n  what to do: ", of(told)
         )
         assert "  what to do: docker logs --tail 50 prefect-postgres; systemctl restart prefect-stack\n" in of(told)
-        assert f"BAD: workers of this host: {restores.WORKER} does not run\n" in of(told)
+        assert f"BAD: workers on this host: {restores.WORKER} does not run\n" in of(told)
         assert f"  what to do: systemctl start {restores.WORKER}\n" in of(told)
-        assert "NOT KNOWN: database: " in of(told)
+        assert "UNKNOWN: database: " in of(told)
         # The same by mail.
         assert mailbox.mails[mails]["subject"] == told["title"]
         assert f"{restores.WORKER} does not run" in mailbox.text(mails)
         status = vps.ssh("prefect-watch status").stdout
-        assert "prefect-postgres" in status and "people are told" in status
+        assert "prefect-postgres" in status and "alerts are on" in status
     look()
     assert len(person.messages) == before + 1
     look(400)
     well = person.messages[-1]
     assert len(person.messages) == before + 2
     assert re.search(r"prefect-postgres \(was bad for \d+ minutes\)", well["message"])
-    assert "workers of this host (was bad for" in well["message"]
+    assert "workers on this host (was bad for" in well["message"]
 
     def no_heartbeat() -> str:
         look()
@@ -167,7 +167,7 @@ def test_a_pause_and_work_on_purpose_are_no_alarm(vps: Vps, person: Person, look
     look()
     look(200)
     assert len(person.messages) == before
-    assert "people are not told now: paused (a test)" in vps.ssh("prefect-watch status").stdout
+    assert "alerts are off: paused (a test)" in vps.ssh("prefect-watch status").stdout
     # The lock that a restore holds, of a process that says it is one.
     vps.ssh("prefect-watch resume")
     held = (
@@ -179,7 +179,7 @@ def test_a_pause_and_work_on_purpose_are_no_alarm(vps: Vps, person: Person, look
     restores.until("the lock", lambda: vps.ssh("test -e /run/held || echo not yet", check=False).stdout)
     look()
     assert len(person.messages) == before
-    assert "people are not told now: a restore is at work" in vps.ssh("prefect-watch status").stdout
+    assert "alerts are off: a restore is running" in vps.ssh("prefect-watch status").stdout
     vps.ssh("systemctl stop lab-held; rm /run/held")
     # It is still so: it is told now.
     look()
@@ -189,7 +189,7 @@ def test_a_pause_and_work_on_purpose_are_no_alarm(vps: Vps, person: Person, look
     look()
     # It comes and goes: well again is said later.
     look(400)
-    over = "\n  workers of this host (was bad for "
+    over = "\n  workers on this host (was bad for "
     assert over not in person.messages[-1]["message"]
     look(300)
     assert over in person.messages[-1]["message"]
@@ -241,11 +241,11 @@ def test_nothing_is_lost_while_the_way_out_is_down(vps: Vps, endpoint: Endpoint,
     end_run(endpoint, "unheard", "Crashed", ["told"])
     look()
     waiting = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
-    (found,) = [one for one in waiting if one["check"] == "messages to people"]
-    assert found["level"] == "BAD" and found["measured"].startswith("1 wait, since ")
+    (found,) = [one for one in waiting if one["check"] == "alert delivery"]
+    assert found["level"] == "BAD" and found["measured"].startswith("1 waiting since ")
     person.away = False
     vps.ssh('sed -i \'s/"tried": [0-9.]*/"tried": 0.0/\' /var/lib/prefect/backups/outbox/*.json')
-    assert "1 earlier messages delivered, 0 wait" in look()
+    assert "1 earlier messages delivered, 0 waiting" in look()
     assert len(person.messages) == before + 1 and "unheard" in person.messages[-1]["message"]
 
 

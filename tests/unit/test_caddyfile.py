@@ -476,7 +476,7 @@ def test_status_is_well_for_as_long_as_somebody_looks(
     assert said[0] == code
     # As it stands there: nothing in it means anything to the proxy.
     assert status.read_text() in said[1]
-    assert ("Nobody has looked" in said[1]) == (words == "ok" and code == 503)
+    assert ("have not run" in said[1]) == (words == "ok" and code == 503)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""prefect-doctor: each check says what is wrong, from which limit on, and what mends it."""
+"""prefect-doctor: each check says what is wrong, from which limit on, and what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WELL = Container("running", "healthy", 0, False, "prefecthq/prefect:3.9.1-python
 
 
 def mended(finding: Finding) -> bool:
-    """Whether what is not well says what mends it, and what is well says nothing."""
+    """Whether what is not ok says what to do, and what is ok says nothing."""
     return bool(finding.mend) is (finding.level is not OK)
 
 
@@ -89,7 +89,7 @@ def test_a_container_that_is_restarted():
     assert containers.restarted("prefect-server", once).level is WARNING
     assert containers.restarted("prefect-server", often).level is BAD
     killed = containers.restarted("prefect-server", Container("running", "healthy", 1, True))
-    assert (killed.level, "killed for its memory" in killed.measured) == (BAD, True)
+    assert (killed.level, "out of memory" in killed.measured) == (BAD, True)
 
 
 def test_a_container_of_another_image_than_was_deployed():
@@ -103,7 +103,7 @@ def test_the_variables_are_those_of_the_env_file():
     assert all(f"{variable}=" in written for variable in containers.CONTAINERS.values())
 
 
-# --- the way in ----------------------------------------------------------------------------------------------------
+# --- the public endpoint ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_certificate_that_is_not_renewed(days, left, level):
     found = way_in.certificate(now + (left - days) * 86400, now + left * 86400, now)
     assert found.level is level
     assert mended(found)
-    assert ("ended" in found.measured) is (left < 0)
+    assert ("expired" in found.measured) is (left < 0)
 
 
 class Client:
@@ -220,7 +220,7 @@ def test_workers_that_should_be_there_are_those_with_an_account():
     )
     assert [(one.check, one.level) for one in work.workers_online(known)] == [("worker a", BAD), ("worker c", OK)]
     (never,) = work.workers_online(Work(accounts=frozenset({"gpu-1"})))
-    assert (never.check, never.level, never.measured) == ("worker gpu-1", BAD, "not heard from in 7 days")
+    assert (never.check, never.level, never.measured) == ("worker gpu-1", BAD, "no heartbeat in 7 days")
 
 
 def test_workers_of_the_inventory_have_an_account(tmp_path):
@@ -233,7 +233,11 @@ def test_workers_of_the_inventory_have_an_account(tmp_path):
 
 def test_a_work_pool_that_nobody_serves():
     (found,) = work.pools_served(Work(unserved=[("gpu", 4)]))
-    assert (found.level, found.check, found.measured) == (BAD, "work pool gpu", "4 flow runs due, and no worker")
+    assert (found.level, found.check, found.measured) == (
+        BAD,
+        "work pool gpu",
+        "4 flow runs are due, but no worker is online",
+    )
     assert mended(found)
 
 
@@ -299,7 +303,7 @@ def test_backups():
     assert late.measured.endswith("3.0 hours are allowed")
     assert (copy.measured, copy.mend) == (problems[1], "prefect-backup check --offsite")
     (proof,) = copies.findings(["no backup was ever verified; 9 days are allowed"], now, now)
-    assert [one.check for one in (late, copy, proof)] == ["backups", "copies in far", "verification of backups"]
+    assert [one.check for one in (late, copy, proof)] == ["backups", "copies in far", "backup verification"]
 
 
 # --- the kit's own units ---------------------------------------------------------------------------------------------
@@ -308,7 +312,7 @@ def test_backups():
 def test_units_that_are_well():
     found = units.findings(Units({name: {"ActiveState": "inactive"} for name in UNITS}, workers=2))
     assert {one.level for one in found} == {OK} and not any(one.pending for one in found)
-    assert [one.check for one in found] == [*UNITS, "workers of this host", "unfinished restore"]
+    assert [one.check for one in found] == [*UNITS, "workers on this host", "unfinished restore"]
     assert found[-2].measured == "2 run"
 
 
@@ -368,17 +372,20 @@ def test_workers_of_this_host():
 def test_a_restore_that_did_not_end():
     found = units.unfinished_restore(Units(unfinished="the undo"))
     assert (found.level, found.measured) == (BAD, "the undo did not end")
-    assert found.mend == "prefect-restore --resume, --undo, or --latest"
+    assert found.mend == (
+        "prefect-restore --resume, prefect-restore --undo, or prefect-restore --latest (docs/restore.md)"
+    )
 
 
 def test_messages_that_wait():
     assert messages.findings([])[0].level is OK
     (found,) = messages.findings(
-        [Message("t", "b", made=1_800_000_000.0, error="of 1 addresses failed number 1 (json)")]
+        [Message("t", "b", made=1_800_000_000.0, error="1 of 1 addresses failed: number 1 (json)")]
     )
     assert (found.level, found.mend) == (BAD, "prefect-watch test")
     assert (
-        found.measured == "1 wait, since 2027-01-15 08:00 UTC; the last attempt: of 1 addresses failed number 1 (json)"
+        found.measured
+        == "1 waiting since 2027-01-15 08:00 UTC; the last attempt: 1 of 1 addresses failed: number 1 (json)"
     )
 
 

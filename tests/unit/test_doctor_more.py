@@ -50,11 +50,16 @@ def test_only_a_name_is_asked_for(url, name):
 @pytest.mark.parametrize(
     ("answers", "forwarded", "level", "words"),
     [
-        (["192.0.2.10"], [], OK, "leads to 192.0.2.10"),
-        (["192.0.2.10", "2001:db8::1"], [], OK, "leads to 192.0.2.10, 2001:db8::1"),
+        (["192.0.2.10"], [], OK, "resolves to 192.0.2.10"),
+        (["192.0.2.10", "2001:db8::1"], [], OK, "resolves to 192.0.2.10, 2001:db8::1"),
         (["203.0.113.5"], ["203.0.113.5"], OK, "203.0.113.5 is forwarded to this host"),
-        (["203.0.113.5"], [], WARNING, "203.0.113.5 is no address of this host, and does not show its certificate"),
-        (["192.0.2.10", "203.0.113.5"], [], WARNING, "Behind NAT, or with a floating address, that can be right"),
+        (
+            ["203.0.113.5"],
+            [],
+            WARNING,
+            "203.0.113.5 is not an address of this host, and does not serve its certificate",
+        ),
+        (["192.0.2.10", "203.0.113.5"], [], WARNING, "Behind NAT or with a floating IP this can be right"),
         ([], [], BAD, "has no address"),
         (None, [], BAD, "no name server answers"),
     ],
@@ -64,7 +69,7 @@ def test_where_the_domain_leads(answers, forwarded, level, words):
         Domain("prefect.example.org", ["192.0.2.53"], answers, ["192.0.2.10", "2001:db8::1"], forwarded)
     )
     assert (found.level, words in found.measured) == (level, True)
-    assert "asked of the name servers 192.0.2.53" in found.measured
+    assert "name servers asked: 192.0.2.53" in found.measured
     assert mended(found)
 
 
@@ -133,7 +138,7 @@ def test_a_flood_says_of_which_time_it_is():
     (line, *_) = logs.findings(Logs(found))
     assert (line.level, line.measured) == (
         WARNING,
-        "5,000 in the last 30 s (no more was read) from 1 address, the most (5,000) from 203.0.113.5",
+        "5,000 in the last 30 s (older ones were not read) from 1 address, the most (5,000) from 203.0.113.5",
     )
     assert line.mend.endswith("nft insert rule inet prefect prerouting ip saddr 203.0.113.5 drop")
 
@@ -195,13 +200,13 @@ def test_a_certificate_that_is_not_renewed(lines, words):
 @pytest.mark.parametrize(
     ("seen", "level", "words"),
     [
-        (Seen(300, 3.71), OK, "seen after 3.7 s"),
-        (Seen(300, 40.0), WARNING, "seen after 40.0 s"),
-        (Seen(300, 200.0), BAD, "seen after 200.0 s"),
-        (Seen(300, None), BAD, "one of 5 minutes ago is not in the database"),
+        (Seen(300, 3.71), OK, "stored after 3.7 s"),
+        (Seen(300, 40.0), WARNING, "stored after 40.0 s"),
+        (Seen(300, 200.0), BAD, "stored after 200.0 s"),
+        (Seen(300, None), BAD, "an event sent 5 minutes ago is not in the database"),
         # Not yet, on a slow machine?
-        (Seen(7.1, None), WARNING, "one of 7 s ago is not in the database"),
-        (Seen(0, None, "503: no server"), BAD, "none is taken: 503: no server"),
+        (Seen(7.1, None), WARNING, "an event sent 7 s ago is not in the database"),
+        (Seen(0, None, "503: no server"), BAD, "the API takes no event: 503: no server"),
     ],
 )
 def test_an_event_that_does_not_arrive(seen, level, words):
@@ -278,11 +283,15 @@ def test_what_is_as_it_was_deployed():
 @pytest.mark.parametrize(
     ("given", "check", "words"),
     [
-        (Drift(0), "placed files", "the playbook has kept no list of them"),
-        (Drift(9, ["/etc/a"]), "placed files", "changed since: /etc/a"),
-        (Drift(9, [f"/{name}" for name in "abcdefg"]), "placed files", "changed since: /a, /b, /c, /d, /e and 2 more"),
-        (Drift(9, [], ["prefect-backup.timer"]), "units on disk", "changed since: prefect-backup.timer"),
-        (Drift(9, [], [], ["caddy"]), "containers' configuration", "made with another configuration: caddy"),
+        (Drift(0), "deployed files", "site.yml has kept no list of them"),
+        (Drift(9, ["/etc/a"]), "deployed files", "changed by hand or gone: /etc/a"),
+        (
+            Drift(9, [f"/{name}" for name in "abcdefg"]),
+            "deployed files",
+            "changed by hand or gone: /a, /b, /c, /d, /e and 2 more",
+        ),
+        (Drift(9, [], ["prefect-backup.timer"]), "unit files", "changed, not reloaded: prefect-backup.timer"),
+        (Drift(9, [], [], ["caddy"]), "container configuration", "outdated: caddy"),
     ],
 )
 def test_what_is_no_longer_as_it_was_deployed(given, check, words):
@@ -330,7 +339,7 @@ def test_what_is_dear_is_not_looked_at_each_minute():
     good_for = {name: one.good_for for name, one in registry.groups(Settings("0", endpoint), None).items()}  # type: ignore[arg-type]
     assert {name for name, seconds in good_for.items() if not seconds} == {
         "containers",
-        "way in",
+        "public endpoint",
         "work",
         "database",
         "units",
@@ -351,7 +360,7 @@ def test_hosts_that_automations_may_not_reach():
     ]
     (found,) = automations.findings(automations.refused(lines))
     assert (found.level, found.measured) == (Level.WARNING, "refused: example.org (2 times)")
-    assert found.mend.startswith("automations_allowed_hosts in the inventory")
+    assert found.mend.startswith("add it to automations_allowed_hosts")
     assert automations.findings(automations.refused([]))[0].level is Level.OK
     # Nothing may leave: nothing was refused that somebody waits for.
     assert automations.findings(None) == []

@@ -51,7 +51,7 @@ def said(**hosts: dict[str, Any]) -> str:
 HOSTS = said(
     server={"rc": 2, "failed": True, "stdout": printed(finding("API", "BAD"), finding("disk /", "OK"))},
     away={"unreachable": True, "msg": "Task failed: Failed to connect to the host via ssh:\n  No route to host"},
-    gpu={"rc": 1, "stdout": printed(finding("workers of this host", "WARNING"))},
+    gpu={"rc": 1, "stdout": printed(finding("workers on this host", "WARNING"))},
     moved={
         "rc": 3,
         "failed": True,
@@ -68,13 +68,13 @@ def test_all_hosts_are_in_one_table_worst_first():
         ("server", "API", "BAD"),
         ("away", "host", "UNKNOWN"),
         ("moved", "prefect-doctor", "UNKNOWN"),
-        ("gpu", "workers of this host", "WARNING"),
+        ("gpu", "workers on this host", "WARNING"),
         ("server", "disk /", "OK"),
     ]
     assert found[1].finding.measured == "Failed to connect to the host via ssh: No route to host"
     assert found[2].finding.measured == "the server of this host has moved HINT: …"
     head, first, *_ = doctor.table(found, colours=False)
-    assert head.split() == ["host", "check", "measured", "allowed", "what", "mends", "it"]
+    assert head.split() == ["host", "check", "measured", "allowed", "what", "to", "do"]
     assert first.split() == ["bad", "server", "API", "x", "y", "z"]
     assert doctor.table(found, colours=True)[1].startswith("\033[1;31mbad    \033[0m  server")
 

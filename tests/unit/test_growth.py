@@ -135,4 +135,4 @@ def test_what_the_newest_sample_has_is_told():
     assert (database.check, database.level) == ("database growth", OK)
     assert database.measured.startswith("grows by 100 MB a day, is ")
     (_, early) = growth.findings(made[:20])
-    assert early.measured == "not known yet: 2 days of samples are needed, there are 9 hours"
+    assert early.measured == "not known yet: needs 2 days of samples, has 9 hours"

@@ -22,7 +22,7 @@ def text(*findings: Finding) -> str:
 
 
 def test_all_is_well() -> None:
-    assert text(WELL, Finding("reboot", Level.WARNING, "one has waited")) == "ok 2026-11-27T12:00:07Z\n"
+    assert text(WELL, Finding("reboot", Level.WARNING, "pending")) == "ok 2026-11-27T12:00:07Z\n"
 
 
 def test_the_time_is_universal() -> None:
@@ -60,7 +60,7 @@ FAILING = (
     *work.pools_served(work.Work(unserved=[("general", 3)])),
     containers.running("prefect-postgres", None),
     containers.running("prefect-server", None),
-    answered("API, a write", Answer(500, "no", 0.1), (201,)),
+    answered("API write", Answer(500, "no", 0.1), (201,)),
     database.connections(database.Database(1, 49, 50, 0, 0.0)),
     *copies.findings(
         [
@@ -75,7 +75,10 @@ FAILING = (
     units.workers(Units(down=["prefect-worker@a.service"])),
     units.unfinished_restore(Units(unfinished="a restore")),
     # Groups of checks that could not look.
-    *(Finding(name, Level.UNKNOWN, "could not be looked at") for name in ("containers", "way in", "work", "database")),
+    *(
+        Finding(name, Level.UNKNOWN, "could not be checked")
+        for name in ("containers", "public endpoint", "work", "database")
+    ),
 )
 
 

@@ -184,7 +184,7 @@ def test_the_worst_of_what_is_not_well():
 
 
 def test_a_message_has_the_fact_since_when_and_what_to_do():
-    api = Problem("way in", "API", BAD, "no answer", "docker logs prefect-server", since=BEGAN, looks=3)
+    api = Problem("public endpoint", "API", BAD, "no answer", "docker logs prefect-server", since=BEGAN, looks=3)
     disk = Problem("machine", "disk /", WARNING, "86% used", "du -xhd2 /", since=BEGAN - 3600, looks=60)
     unit = Problem("units", "prefect-backup.service", BAD, "failed: x", "df -h", "ERROR: y\nHINT: z", since=BEGAN)
     news = News([disk, api, unit])
@@ -192,20 +192,20 @@ def test_a_message_has_the_fact_since_when_and_what_to_do():
     assert message.body(news, [], "vps", BEGAN + 120) == (
         "BAD: API: no answer\n  since 2027-01-15 08:00 UTC (2 minutes)\n  what to do: docker logs prefect-server\n\n"
         "BAD: prefect-backup.service: failed: x\n  since 2027-01-15 08:00 UTC (2 minutes)\n  what to do: df -h\n"
-        "  last words:\n    ERROR: y\n    HINT: z\n\n"
+        "  last log lines:\n    ERROR: y\n    HINT: z\n\n"
         "WARNING: disk /: 86% used\n  since 2027-01-15 07:00 UTC (62 minutes)\n  what to do: du -xhd2 /\n\n"
-        "All of it, on vps as root: prefect-doctor --bad\nWhile you work on it: prefect-watch pause 1h\n"
+        "All problems, on vps as root: prefect-doctor --bad\nNo alerts while you work on it: prefect-watch pause 1h\n"
     )
 
 
 def test_a_message_that_all_is_well_again():
-    api = Problem("way in", "API", BAD, "no answer", since=BEGAN, well=BEGAN + 600, told=BEGAN + 120)
+    api = Problem("public endpoint", "API", BAD, "no answer", since=BEGAN, well=BEGAN + 600, told=BEGAN + 120)
     disk = Problem("machine", "disk /", WARNING, "86% used", since=BEGAN)
     news = News(over=[api])
-    assert message.title(news, "vps") == "vps: well again: API"
+    assert message.title(news, "vps") == "vps: resolved: API"
     assert message.body(news, [disk], "vps", BEGAN + 900) == (
-        "Well again:\n  API (was bad for 10 minutes)\n\nNot well, as you were told before: disk /\n\n"
-        "All of it, on vps as root: prefect-doctor --bad\n"
+        "Resolved:\n  API (was bad for 10 minutes)\n\nReported before, and still so: disk /\n\n"
+        "All problems, on vps as root: prefect-doctor --bad\n"
     )
 
 
@@ -218,11 +218,11 @@ def test_what_stays_bad_is_so_for_any_time():
 
 
 def test_a_title_is_one_short_line():
-    api = Problem("way in", "API", BAD, "no answer " * 30, since=BEGAN)
+    api = Problem("public endpoint", "API", BAD, "no answer " * 30, since=BEGAN)
     assert len(message.title(News([api]), "vps")) < 120
     assert "\n" not in message.title(News([replace(api, check="work pool a\nBcc: x@example.org")]), "vps")
     many = [replace(api, check=f"a check of a long name {number}") for number in range(20)]
-    assert message.title(News(over=many), "vps") == "vps: well again: 20 checks"
+    assert message.title(News(over=many), "vps") == "vps: resolved: 20 checks"
 
 
 @pytest.mark.parametrize("code", list(Code))
@@ -283,7 +283,7 @@ def test_flow_runs_are_told_so_often_an_hour_and_then_in_a_digest():
     assert [minute for minute, _ in sent] == [0, 1, 60]
     title, body = sent[2][1]
     assert title == "vps: 28 flow runs Crashed"
-    assert "28 x Crashed deployment load/nightly" in body and "Within the last 58 minutes" in body
+    assert "28 x Crashed deployment load/nightly" in body and "In the last 58 minutes" in body
     assert told.counted == {}
 
 
@@ -340,7 +340,7 @@ def test_names_and_messages_of_any_length_are_short_lines():
 # --- the server of another host --------------------------------------------------------------------------------------
 
 NOW = datetime(2027, 1, 15, 8, 2, tzinfo=UTC)
-UNHEARD = "BAD messages to people: 3 wait, since 2027-01-15 07:00 UTC"
+UNHEARD = "BAD alert delivery: 3 waiting since 2027-01-15 07:00 UTC"
 
 
 @pytest.mark.parametrize(
@@ -350,17 +350,17 @@ UNHEARD = "BAD messages to people: 3 wait, since 2027-01-15 07:00 UTC"
         # What it can say itself, its own watch tells.
         (503, "bad 2027-01-15T08:01:30Z\nBAD API: 500\n", {}),
         (0, "ConnectTimeout: timed out", {"server p": "does not answer (ConnectTimeout: timed out)"}),
-        (401, "A user name and a password are needed.", {"server p": "does not let this host look (401)"}),
+        (401, "A user name and a password are needed.", {"server p": "refuses the account of this host (401)"}),
         (502, "", {"server p": "answers 502"}),
         (404, "not found", {"server p": "answers 404"}),
         (
             503,
-            "Nobody has looked at this server in the last 150 s. On the host: systemctl status prefect-watch.timer\n",
-            {"watch of p": "nobody has looked at it in the last 150 s"},
+            "The checks of this server have not run in the last 150 s. On it: systemctl status prefect-watch.timer\n",
+            {"prefect-watch of p": "its checks have not run in the last 150 s"},
         ),
-        (200, "ok 2027-01-15T07:01:30Z\n", {"watch of p": "nobody has looked at it in the last 150 s"}),
-        (503, f"bad 2027-01-15T08:01:30Z\n{UNHEARD}\n", {"messages of p": UNHEARD}),
-        (200, f"ok 2027-01-15T08:01:30Z\n{UNHEARD}\n", {"messages of p": UNHEARD}),
+        (200, "ok 2027-01-15T07:01:30Z\n", {"prefect-watch of p": "its checks have not run in the last 150 s"}),
+        (503, f"bad 2027-01-15T08:01:30Z\n{UNHEARD}\n", {"alert delivery of p": UNHEARD}),
+        (200, f"ok 2027-01-15T08:01:30Z\n{UNHEARD}\n", {"alert delivery of p": UNHEARD}),
     ],
 )
 def test_the_server_of_another_host(status, text, bad):
@@ -441,8 +441,8 @@ def test_a_pause_that_is_none(text):
         (None, "failed", None, ""),
         (None, "active", ("a backup", BEGAN), ""),
         (None, "active", ("a rehearsal of an upgrade", BEGAN), ""),
-        (None, "active", ("a restore", BEGAN - 60), "a restore is at work"),
-        (None, "active", ("an upgrade of Postgres", BEGAN - 60), "an upgrade of Postgres is at work"),
+        (None, "active", ("a restore", BEGAN - 60), "a restore is running"),
+        (None, "active", ("an upgrade of Postgres", BEGAN - 60), "an upgrade of Postgres is running"),
         # One that hangs is told of.
         (None, "active", ("a restore", BEGAN - 5 * 3600), ""),
     ],
@@ -464,7 +464,7 @@ def test_what_takes_the_server_away_calls_itself_so():
 def test_what_is_remembered_comes_back_and_the_newest_counts(tmp_path):
     known = Memory(
         BEGAN,
-        {"api": Problem("way in", "api", BAD, "x", since=BEGAN, told=BEGAN, told_level=BAD)},
+        {"api": Problem("public endpoint", "api", BAD, "x", since=BEGAN, told=BEGAN, told_level=BAD)},
         Told(BEGAN, {"s": BEGAN}, [BEGAN], {"Crashed flow a": 2}, BEGAN),
         {"backups": Looked([Finding("backups", WARNING, "y")], failed=True)},
         {"backups": BEGAN},
@@ -531,7 +531,7 @@ def test_settings_that_are_wrong_are_named(tmp_path, monkeypatch):
 
 def test_a_message_that_fails_names_no_address():
     urls = ["json://user:hush@127.0.0.1:9/x", "nonsense"]
-    assert send.send(urls, "t", "b") == (urls, "of 2 addresses failed number 1 (json), number 2 (not an address)")
+    assert send.send(urls, "t", "b") == (urls, "2 of 2 addresses failed: number 1 (json), number 2 (not an address)")
 
 
 @pytest.mark.parametrize(("more", "messages"), [("", 1), ("?overflow=split", 3)])
