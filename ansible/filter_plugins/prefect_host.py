@@ -278,7 +278,7 @@ def prefect_first_run(phases: list[str], host: str, plan: dict[str, Any]) -> lis
         "workers": (f"make the work pools {', '.join(plan['pools'])}, and " if plan["server"] else "")
         + (f"start the workers {', '.join(plan['workers'])}" if plan["workers"] else "start no worker"),
         "flows": f"place a release of the flows in {plan['flows']}" + (", and deploy it" if plan["server"] else ""),
-        "watch": "look at the server each minute, and tell "
+        "watch": "check the server each minute, and alert "
         + (f"{plan['people']} addresses" if plan["people"] else "nobody (watch_notify_urls)"),
         "checks": "run a smoke flow, and make the first backup",
     }

@@ -486,7 +486,7 @@ def test_the_list_of_a_first_installation():
         "- backups: install restic and the tools, and back up hourly, with no copy off-site (backups_offsite)",
         "- workers: make the work pools general, and start the workers general-1",
         "- flows: place a release of the flows in /home/ada/flows, and deploy it",
-        "- watch: look at the server each minute, and tell nobody (watch_notify_urls)",
+        "- watch: check the server each minute, and alert nobody (watch_notify_urls)",
         "- checks: run a smoke flow, and make the first backup",
         "Nothing has been changed.",
     ]

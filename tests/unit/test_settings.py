@@ -708,18 +708,18 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
         (
             "watch_notify_urls",
             ["mailto://a:b@example.org", "unsaid"],
-            "watch_notify_urls, entry 2 is no address of apprise's, such as mailto://user:password@example.org",
+            "watch_notify_urls, entry 2 is not an apprise URL, such as mailtos://user:password@example.org?to=ops@example.org",
         ),
         (
             "automations_allowed_hosts",
             ["hooks.slack.com", "https://example.org/x"],
-            'automations_allowed_hosts: "https://example.org/x" is no host; write a name such as hooks.slack.com, or *.webhook.office.com '
-            "for all below it",
+            'automations_allowed_hosts: "https://example.org/x" is not a host name; write hooks.slack.com, for example, or '
+            "*.webhook.office.com for all its subdomains",
         ),
         (
             "watch_heartbeat_url",
             "hc.example.org/unsaid",
-            "watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid",
+            "watch_heartbeat_url is not a URL, such as https://hc-ping.com/your-uuid",
         ),
         (
             "host_admin_user",
@@ -765,7 +765,7 @@ def test_bad_host_setting(said, setting, value, problem):
 def test_example_automations_need_a_block_and_a_host(said):
     assert said(automations_examples=["failed"], automations_examples_block="alerts") == [
         'automations_examples_block is "alerts"; it must be TYPE/NAME, such as slack-webhook/alerts',
-        "automations_examples notify nobody as long as automations_allowed_hosts is empty: name the block's host there",
+        "automations_examples can notify nobody while automations_allowed_hosts is empty: add the host that the block sends to",
     ]
     allowed = ["hooks.slack.com", "*.webhook.office.com", "192.0.2.1"]
     more = {"automations_examples": ["failed", "stuck"], "automations_examples_block": "slack-webhook/alerts"}

@@ -1,4 +1,4 @@
-"""Who is told when something is wrong, and what automations may send."""
+"""Settings of alerts, and of what automations may send."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ HTTP = re.compile(r"https?://[^\s/]+(/\S*)?")
 
 
 def automation_problems(settings: dict[str, Any]) -> list[str]:
-    """Hosts that are none, and examples without a block that they could notify by."""
+    """Hosts that are not host names, and examples without a block to notify through."""
     problems = [
-        f'automations_allowed_hosts: "{host}" is no host; write a name such as hooks.slack.com, or *.webhook.office.com for all below it'
+        f'automations_allowed_hosts: "{host}" is not a host name; write hooks.slack.com, for example, or *.webhook.office.com for all its subdomains'
         for host in settings["automations_allowed_hosts"]
         if not HOST.fullmatch(host)
     ]
@@ -28,25 +28,25 @@ def automation_problems(settings: dict[str, Any]) -> list[str]:
         )
     if examples and not settings["automations_allowed_hosts"]:
         problems.append(
-            "automations_examples notify nobody as long as automations_allowed_hosts is empty: name the block's host there"
+            "automations_examples can notify nobody while automations_allowed_hosts is empty: add the host that the block sends to"
         )
     return problems
 
 
 def people_problems(settings: dict[str, Any]) -> list[str]:
-    """Addresses that are none. They are not shown: each is a secret."""
+    """Addresses that are not apprise URLs. They are not shown: each is a secret."""
     return [
-        f"watch_notify_urls, entry {number} is no address of apprise's, such as mailto://user:password@example.org"
+        f"watch_notify_urls, entry {number} is not an apprise URL, such as mailtos://user:password@example.org?to=ops@example.org"
         for number, url in enumerate(settings["watch_notify_urls"], 1)
         if not APPRISE.fullmatch(url)
     ]
 
 
 def heartbeat_problems(settings: dict[str, Any]) -> list[str]:
-    """An address that cannot be called. It is not shown: it is a secret."""
+    """A heartbeat URL that cannot be called. It is not shown: it is a secret."""
     url = settings["watch_heartbeat_url"]
     return (
         []
         if not url or HTTP.fullmatch(url)
-        else ["watch_heartbeat_url is no address such as https://hc-ping.com/your-uuid"]
+        else ["watch_heartbeat_url is not a URL, such as https://hc-ping.com/your-uuid"]
     )
