@@ -63,16 +63,16 @@ ALL = (
     Metric(
         "check_level",
         GAUGE,
-        "The doctor's finding: 0 well, 1 a warning, 2 bad, 3 could not be looked at. At most 200 checks, the worst first.",
+        "The result of a check of prefect-doctor: 0 ok, 1 a warning, 2 bad, 3 unknown. At most 200 checks, the worst first.",
         ("check",),
     ),
     Metric(
         "collect_success",
         GAUGE,
-        "1 when a part of these figures could be taken, 0 when it could not and its metrics are missing.",
+        "1 when a part of these metrics could be collected, 0 when it could not and they are missing.",
         ("part",),
     ),
-    Metric("collect_duration_seconds", GAUGE, "How long taking these figures took."),
+    Metric("collect_duration_seconds", GAUGE, "How long collecting these metrics took."),
     # --- flow runs
     Metric(
         "flow_runs",
@@ -89,7 +89,7 @@ ALL = (
     Metric(
         "flow_run_duration_seconds",
         SUMMARY,
-        "Running time of flow runs that have ended; those that never began are not counted.",
+        "Running time of flow runs that have ended; those that never started are not counted.",
         RUN,
     ),
     Metric(
@@ -98,11 +98,11 @@ ALL = (
         "From when a flow run was due until it was Running.",
         POOL,
     ),
-    Metric("late_flow_runs", GAUGE, "Flow runs that should have begun more than 300 seconds ago.", POOL),
+    Metric("late_flow_runs", GAUGE, "Flow runs that should have started more than 300 seconds ago.", POOL),
     Metric(
         "flow_run_lateness_max_seconds",
         GAUGE,
-        "By how much the latest flow run that is due, and has not begun, is late.",
+        "The longest time by which a flow run that has not started is late.",
         POOL,
     ),
     Metric(
@@ -115,15 +115,15 @@ ALL = (
     Metric(
         "worker_last_heartbeat_timestamp_seconds",
         GAUGE,
-        "When a worker was last heard from. At most 100 workers, those that were heard from last, within 7 days.",
+        "Last heartbeat of a worker. At most the 100 workers with the newest heartbeats, within 7 days.",
         ("work_pool", "worker"),
     ),
-    Metric("workers_online", GAUGE, "Workers that were heard from within 120 seconds.", POOL),
+    Metric("workers_online", GAUGE, "Workers with a heartbeat within 120 seconds.", POOL),
     Metric("work_pool_paused", GAUGE, "1 while a work pool is paused.", POOL),
     Metric(
         "work_pool_concurrency_limit",
         GAUGE,
-        "Flow runs that a work pool may run at once; there is none where it has no limit.",
+        "Flow runs that a work pool may run at once; missing for a pool without a limit.",
         POOL,
     ),
     Metric(
@@ -139,8 +139,8 @@ ALL = (
     Metric("database_connections", GAUGE, "Connections to Postgres that are in use."),
     Metric("database_connections_max", GAUGE, "Connections that Postgres allows."),
     Metric("database_longest_transaction_seconds", GAUGE, "How long the longest transaction has been open."),
-    Metric("database_invalid_indexes", GAUGE, "Indexes whose build was cut off."),
-    Metric("database_checksum_failures_total", COUNTER, "Pages that were not what was written."),
+    Metric("database_invalid_indexes", GAUGE, "Indexes that are not valid, because their build was interrupted."),
+    Metric("database_checksum_failures_total", COUNTER, "Data pages with a wrong checksum."),
     # --- containers
     Metric("container_running", GAUGE, "1 while a container of the stack runs, and is healthy or starting.", CONTAINER),
     Metric(
