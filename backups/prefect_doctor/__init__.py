@@ -1,1 +1,1 @@
-"""The tool behind prefect-doctor: what is not as it should be on this server, worst first, each with the command that mends it."""
+"""The tool behind prefect-doctor: the checks of this server, worst first, each with what to do."""

@@ -1,4 +1,4 @@
-"""Programs of the host that checks ask. Standard library only."""
+"""Programs of the host that checks run. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-#: Seconds that one may take: who waits for an answer is a person.
+#: Seconds that one may take, since a person waits for the result.
 PATIENCE = 4
 
 

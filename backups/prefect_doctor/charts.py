@@ -103,16 +103,22 @@ def charts(found: Sequence[Sample]) -> list[Chart]:
     database = line(
         "Database", unit, lambda one: None if one.database is None else one.database / (1e9 if unit == "GB" else 1e6)
     )
-    late = line("Late flow runs", "minutes late", lambda one: one.late[1] / 60 if one.late else None)
+    late = line("Late flow runs", "minutes", lambda one: one.late[1] / 60 if one.late else None)
     return [
         Chart("Disk in use", "%", [disk(path) for path in paths], 100),
         Chart("Memory in use", "%", in_memory, 100),
         Chart("CPU busy", "%", [line("CPU busy", "%", lambda one: _hundred(one.cpu))], 100, "All CPUs of the machine."),
-        Chart("Waiting", "%", waited, 10, "Share of five minutes in which all processes waited (PSI)."),
+        Chart("Waiting (PSI)", "%", waited, 10, "Share of five minutes in which all processes waited for it."),
         Chart("Database", unit, [database], 1),
-        Chart("Runs ended", "an hour", [ended(state) for state in states], 5, "Flow runs, in the hour before."),
+        Chart(
+            "Flow runs ended",
+            "an hour",
+            [ended(state) for state in states],
+            5,
+            "Flow runs that ended in the hour before.",
+        ),
         Chart("Late flow runs", "minutes", [late], 10, "A flow run counts as late after 5 minutes."),
-        Chart("At work", "runs", [line("At work", "runs", lambda one: one.at_work)], 5, "Flow and task runs."),
+        Chart("Running", "runs", [line("Running", "runs", lambda one: one.at_work)], 5, "Flow and task runs."),
     ]
 
 

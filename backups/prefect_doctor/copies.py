@@ -35,7 +35,7 @@ def findings(problems: Sequence[str], newest: datetime | None, now: datetime) ->
 
 
 def _concerns(problem: str) -> str:
-    """What a sentence of that check is about: one line of the table each, and one thing that a person is told of."""
+    """The name of the check that a sentence of `prefect-backup check` belongs to."""
     copy = re.search(r"(?:newest copy|no copy) in ([^ ,;]+)", problem)
     if copy:
         return f"copies in {copy[1]}"

@@ -114,7 +114,7 @@ def disk(path: str, points: Sequence[tuple[float, float]], free: float) -> Findi
 
 
 def database(points: Sequence[tuple[float, float]]) -> Finding:
-    """By how much the database grows: for a person; the room that is left is told by the disk.
+    """By how much the database grows: for a person; the check of the disk says how much room is left.
 
     Args:
         points: time in seconds and bytes.
@@ -141,7 +141,7 @@ def findings(found: Sequence[Sample]) -> Sequence[Finding]:
 
 
 def _lately(points: Sequence[tuple[float, float]]) -> float:
-    """What a series is in these hours: of a backup that comes and goes it must not depend whether somebody is told."""
+    """The median of the last hours: a backup that comes and goes must not decide whether an alert is sent."""
     return median(value for at, value in points if at > points[-1][0] - LATELY)
 
 

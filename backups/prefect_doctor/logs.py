@@ -147,7 +147,7 @@ def failed_logins(check: str, found: Failed, warning: int, mend: str) -> Finding
 
 
 def renewals(found: Logs) -> Finding:
-    """Whether a certificate could not be had in the last day. How much life the served one has left is told apart."""
+    """Whether a certificate could not be renewed in the last day. How long the served one is valid is a check of its own."""
     check, limit = "certificate renewal", "no error in 24 h"
     if found.renewal is None:
         return Finding(check, Level.OK, "no error", limit)

@@ -1,8 +1,7 @@
-"""All groups of checks: the one list that prefect-doctor shows and prefect-watch tells of, and for how long what was found may be
-used again.
+"""All groups of checks: the one list that prefect-doctor shows and prefect-watch alerts to, and how long their results stay valid.
 
-prefect-doctor itself looks at everything. What is cheap is looked at each minute. What a look costs, in milliseconds of a
-processor, programs that it asks included (measured in the lab; to start Python and import all of this takes 250):
+prefect-doctor runs all of them; prefect-watch runs the cheap ones each minute. What each costs, in milliseconds of CPU,
+with the programs that it calls (measured in the lab; to start Python and import all of this takes 250):
 
     containers 10, public endpoint 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, automations 10, growth 7
     backups 530 (restic), drift 120 (docker compose), updates 650 (apt-get)
@@ -42,16 +41,16 @@ MINUTE = 60.0
 
 @dataclass(frozen=True)
 class Group:
-    """Checks that are looked at together: what is down hides nothing of another group."""
+    """Checks that run together: a failure of one group hides nothing of another."""
 
     look: Callable[[], Sequence[Finding]]
-    #: Seconds for which prefect-watch uses its findings again. 0: it does not.
+    #: Seconds for which prefect-watch reuses its findings. 0: it runs each minute.
     good_for: float = 0.0
 
 
 @dataclass
 class Seen:
-    """What checks have found, for who wants its figures; None for what could not be looked at, or was not."""
+    """What checks have found, for metrics and history; None for what could not be checked, or was not."""
 
     work: work.Work | None = None
     database: database.Database | None = None
@@ -59,12 +58,12 @@ class Seen:
     containers: Mapping[str, containers.Container | None] | None = None
     #: Beginning and end of the life of the certificate that is served, in seconds since 1970.
     certificate: tuple[float, float] | None = None
-    #: Packages with security updates that wait.
+    #: Packages with pending security updates.
     updates: Sequence[str] | None = None
 
 
 def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, Group]:
-    """By name; nothing is looked at yet.
+    """The groups by name; nothing runs yet.
 
     Args:
         seen: is filled by those that are looked at.

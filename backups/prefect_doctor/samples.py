@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One moment. What could not be looked at is None."""
+    """One sample. What could not be measured is None."""
 
     #: Seconds since 1970.
     at: float

@@ -102,7 +102,7 @@ class Work:
     edited: list[str] = field(default_factory=list)
     #: Flow runs that ended within the last hour, by the type of their state: for the history.
     ended: list[tuple[str, int]] = field(default_factory=list)
-    #: Workers that have an account, which are those of the inventory; None: that cannot be told.
+    #: Workers that have an account, which are those of the inventory; None: not known.
     accounts: frozenset[str] | None = None
 
 

@@ -14,28 +14,28 @@ from dataclasses import dataclass, field, replace
 
 from prefect_doctor.finding import Finding, Level
 
-#: Seconds that a problem has to last before a person is told: a restart of the server takes less, and looks are a minute apart.
+#: Seconds that a problem has to last before an alert: a restart of the server takes less, and runs are a minute apart.
 PATIENCE = {Level.BAD: 55.0, Level.UNKNOWN: 55.0, Level.WARNING: 1800.0}
-#: Looks that have to have found it, whatever the time: a host that slept has not looked.
+#: Runs that have to find it, whatever the time: while a host sleeps, no check runs.
 LOOKS = 2
-#: Seconds for which all must have been well until that is said, at first and at most.
+#: Seconds for which a check must be ok until it is reported as resolved, at first and at most.
 CALM, CALM_MOST = 300.0, 3600.0
-#: Seconds after "well again" in which the same problem is one that comes and goes.
+#: Seconds after "resolved" in which the same problem counts as one that comes and goes.
 SOON = 7200.0
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What one group of checks has found in this look."""
+    """What one group of checks has found in this run."""
 
     findings: Sequence[Finding]
-    #: Whether the group could look at all: where not, nothing is known of its checks.
+    #: Whether the group failed as a whole: then nothing is known of its checks.
     failed: bool = False
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One check that is, or was a while ago, not well. Moments in seconds since 1970."""
+    """One check that is, or was a while ago, not ok. Times are seconds since 1970."""
 
     group: str
     check: str
@@ -45,14 +45,14 @@ class Problem:
     detail: str = ""
     since: float = 0.0
     looks: int = 0
-    #: When a person was told last, and at which level; 0: not yet.
+    #: When the last alert was sent, and at which level; 0: none yet.
     told: float = 0.0
     told_level: Level = Level.OK
-    #: Since when it is well; 0: it is not.
+    #: Since when it is ok; 0: it is not.
     well: float = 0.0
-    #: When it was said to be well again; 0: it was not.
+    #: When it was reported as resolved; 0: it was not.
     over: float = 0.0
-    #: Seconds for which it has to be well.
+    #: Seconds for which it has to be ok.
     calm: float = CALM
 
 
@@ -61,7 +61,7 @@ class News:
     """The alerts that are due now."""
 
     began: list[Problem] = field(default_factory=list)
-    #: Told before, and still so.
+    #: Alerted before, and lasting.
     lasting: list[Problem] = field(default_factory=list)
     over: list[Problem] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class News:
 
 
 def seen(known: Mapping[str, Problem], looks: Mapping[str, Looked], now: float) -> dict[str, Problem]:
-    """What is known after a look; nothing is told by that."""
+    """The problems after a run of checks; sends nothing."""
     problems = dict(known)
     found: dict[str, Finding] = {}
     for group, looked in looks.items():
@@ -85,7 +85,7 @@ def seen(known: Mapping[str, Problem], looks: Mapping[str, Looked], now: float) 
                 problems[finding.check] = _well(before, now)
     for check, problem in known.items():
         looked_at = looks.get(problem.group)
-        # What is no longer looked at, such as a worker that is gone, is well; what could not be looked at, is as it was.
+        # A check that no longer exists, such as that of a removed worker, is ok; one that could not run stays as it was.
         if check not in found and looked_at and not looked_at.failed:
             problems[check] = _well(problem, now)
     return {check: one for check, one in problems.items() if not _forgotten(one, now)}
@@ -93,7 +93,7 @@ def seen(known: Mapping[str, Problem], looks: Mapping[str, Looked], now: float) 
 
 def _not_well(problem: Problem | None, group: str, finding: Finding, now: float) -> Problem:
     if problem is None or (problem.well and not problem.told):
-        # Said to be well again a while ago: it comes and goes.
+        # Reported as resolved a while ago: it comes and goes.
         calm = min(problem.calm * 2, CALM_MOST) if problem and problem.over else CALM
         problem = Problem(group, finding.check, finding.level, "", since=now, calm=calm)
     return replace(
@@ -113,20 +113,20 @@ def _well(problem: Problem, now: float) -> Problem:
 
 
 def _forgotten(problem: Problem, now: float) -> bool:
-    """Well, of no news to anybody, and not to be remembered either for that it may come back."""
+    """Whether it can be dropped: ok, reported as resolved, and so long ago that its return would be a new problem."""
     return bool(problem.well) and not problem.told and not (problem.over and passed(problem.over, now) < SOON)
 
 
 def passed(since: float, now: float) -> float:
-    """Seconds between two moments; a clock that was set back has let any time pass."""
+    """Seconds between two times; infinite where the clock was set back."""
     return now - since if now >= since else float("inf")
 
 
 def news(problems: Mapping[str, Problem], now: float, again_hours: float) -> tuple[News, dict[str, Problem]]:
-    """What is to be told now, and what is known once that is done.
+    """The alerts that are due now, and the problems once they are sent.
 
     Args:
-        again_hours: until a person is told once more of what stays bad; warnings are told once.
+        again_hours: hours until an alert is repeated; a warning is not repeated.
     """
     after = dict(problems)
     made = News()
@@ -137,7 +137,7 @@ def news(problems: Mapping[str, Problem], now: float, again_hours: float) -> tup
                 made.over.append(one)
                 after[check] = replace(one, told=0.0, told_level=Level.OK, over=now)
         elif not one.told or _worse(one):
-            # What has followed from it, or will be over soon, is in the same message: else it would be one more in a minute.
+            # Consequences that have not lasted long enough go into the same message, not into another one a minute later.
             if _is_news(one, now) or (lasts and one.level is not Level.WARNING):
                 made.began.append(one)
                 after[check] = replace(one, told=now, told_level=one.level)
@@ -148,17 +148,17 @@ def news(problems: Mapping[str, Problem], now: float, again_hours: float) -> tup
 
 
 def _is_news(problem: Problem, now: float) -> bool:
-    """Whether it has lasted, and a person does not know of it."""
+    """Whether it has lasted long enough, and no alert was sent for it."""
     untold = not problem.well and (not problem.told or _worse(problem))
     return untold and problem.looks >= LOOKS and passed(problem.since, now) >= PATIENCE[problem.level]
 
 
 def _worse(problem: Problem) -> bool:
-    """Whether what was told as a warning has become more."""
+    """Whether it was alerted as a warning, and is more than that now."""
     return problem.told_level is Level.WARNING and problem.level is not Level.WARNING
 
 
 def worst(problems: Mapping[str, Problem]) -> Level:
-    """Of what is not well now."""
+    """The worst level of the current problems."""
     levels = {one.level for one in problems.values() if not one.well}
     return next((level for level in (Level.BAD, Level.UNKNOWN, Level.WARNING) if level in levels), Level.OK)

@@ -1,7 +1,7 @@
-"""Flow runs that a person is told of: those that came into one of the states that the inventory names (Crashed, by default).
+"""Messages about flow runs that entered one of the states of watch_flow_run_states.
 
-By SQL, as all figures of this host: the API would be paged for them. One message names all runs of a look; where there are too
-many messages within an hour, what comes then is counted, and told as one digest.
+By SQL, since the API would need many pages. One message names all flow runs that a run of prefect-watch finds; when there are
+too many messages in an hour, further flow runs are counted, and summed up in one digest.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from prefect_backups.progress import duration
 
 from .settings import FlowRuns
 
-#: Seconds. The first look goes back so far, and so does one after a long time without any.
+#: Seconds that the first query goes back, and any query at most.
 LOOK_BACK = 3600.0
-#: Seconds by which each look goes back behind the one before: a state bears the moment at which it was made, and is there only
-#: when its transaction has ended.
+#: Seconds by which queries overlap: a state has the time at which it was made, and is visible only after its commit.
 OVERLAP = 300.0
 #: A message names so many, and counts the rest; a digest gives so many kinds.
 NAMED = 20
@@ -70,25 +69,25 @@ class Ended:
 
 @dataclass(frozen=True)
 class Told:
-    """What a person was told of flow runs, and what waits for the next digest. Moments in seconds since 1970."""
+    """Which flow runs were reported, and what waits for the next digest. Times are seconds since 1970."""
 
     until: float = 0.0
     #: Ids of states that have been seen, each with when that was.
     seen: dict[str, float] = field(default_factory=dict)
     #: When messages were sent within the last hour.
     sent: list[float] = field(default_factory=list)
-    #: What was not told one by one: how many of each kind, and since when.
+    #: Flow runs for the next digest: how many of each kind, and since when.
     counted: dict[str, int] = field(default_factory=dict)
     counted_since: float = 0.0
 
 
 def after(told: Told, now: float) -> float:
-    """From which moment on states are looked at."""
+    """The time from which on states are queried."""
     return max(min(told.until, now) - OVERLAP, now - LOOK_BACK)
 
 
 def look(postgres: Postgres, wanted: FlowRuns, told: Told, now: float) -> list[Ended]:
-    """The runs that have not been told of. Raises Failure (NO_DATABASE), psycopg.Error."""
+    """The flow runs that were not reported yet. Raises Failure (NO_DATABASE), psycopg.Error."""
     given = {
         "after": datetime.fromtimestamp(after(told, now), UTC),
         "states": [name.lower() for name in wanted.states],
@@ -121,12 +120,12 @@ def _lines(newest_first: Iterable[str]) -> list[str]:
 
 
 def decide(told: Told, found: Sequence[Ended], wanted: FlowRuns, now: float, quiet: bool = False) -> tuple[Told, bool]:
-    """What is known after a look, and whether a message goes out now: about `found`, and about what was counted before.
+    """The state after this run, and whether a message is sent now: about `found`, and about what was counted before.
 
     Where none does, `found` is counted for a later digest.
 
     Args:
-        quiet: nobody is told now, for a pause or work on purpose.
+        quiet: no alerts now, because of a pause or planned work.
     """
     seen = {id: when for id, when in told.seen.items() if when > now - LOOK_BACK - OVERLAP}
     seen |= {one.state_id: now for one in found}
@@ -146,7 +145,7 @@ def text(found: Sequence[Ended], told: Told, host: str, url: str, now: float) ->
     """Title and body of the message.
 
     Args:
-        told: as it was before this look.
+        told: as it was before this run.
         url: of the UI.
     """
     number = len(found) + sum(told.counted.values())

@@ -33,7 +33,7 @@ class Memory:
     #: What each group of checks found when it last ran, and when that was.
     looks: dict[str, Looked] = field(default_factory=dict)
     looked: dict[str, float] = field(default_factory=dict)
-    #: Packages with security updates that wait, of when that was looked at; None: it was not.
+    #: Packages with pending security updates, of the last run of that check; None: none yet.
     updates: list[str] | None = None
     #: Whether there was anybody to tell at the last look (watch_notify_urls).
     people: bool = True

@@ -61,7 +61,7 @@ def waiting(state: Path) -> list[tuple[Path, Message]]:
     return found
 
 
-# Sends title and body to some addresses; gives those that did not take it, and what a person may read of that.
+# Sends title and body to some addresses; gives those that failed, and an error without secrets.
 Sender = Callable[[Sequence[str], str, str], tuple[list[str], str]]
 
 
@@ -75,7 +75,7 @@ def deliver(
     """
     now = time.time()
     message, path = Message(title, body, made=now), directory(state) / f"{time.time_ns()}.json"
-    # A full disk, of all things, must not keep anybody from being told.
+    # A full disk must not keep the alert about it from being sent.
     with contextlib.suppress(OSError):
         directory(state).mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(path, message)

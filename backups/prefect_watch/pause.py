@@ -17,7 +17,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MOST = 7 * 86400.0
 #: Work of our own tools during which the server may be away: what a holder of the tools' lock says of itself begins so.
 AWAY = ("a restore", "an undo of a restore", "the rest of a restore", "an upgrade")
-#: Seconds for which such work is believed: one that hangs is told of.
+#: Seconds for which such work turns alerts off: one that hangs must be alerted to.
 BELIEVED = 4 * 3600.0
 #: What systemd says of the stack while it is started or brought up to date; it ends that by itself.
 PASSING = ("activating", "deactivating", "reloading")

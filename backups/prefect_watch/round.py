@@ -70,7 +70,7 @@ def why_nobody(settings: Settings | None, paused: Path, now: float) -> str:
 
 
 def is_due(known: Memory, name: str, group: Group, now: float) -> bool:
-    """Whether a group of checks is looked at now; what is bad in a dear one is looked at again soon, for it may be over."""
+    """Whether a group of checks is due; an expensive one with something bad is due again soon, since that may be over."""
     if name not in known.looks:
         return True
     bad = any(one.level > Level.WARNING for one in known.looks[name].findings)
@@ -99,7 +99,7 @@ def found_by(due: Mapping[str, Group]) -> dict[str, Sequence[Finding]]:
 
 
 def look(known: Memory, all_groups: Mapping[str, Group], now: float) -> dict[str, Looked]:
-    """What the groups of checks find that are due; what the others found a while ago stays known."""
+    """Run the groups of checks that are due; the results of the others are kept."""
     due = {name: group for name, group in all_groups.items() if is_due(known, name, group, now)}
     looks = {}
     for name, findings in found_by(due).items():
@@ -130,7 +130,7 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
             print(f"{delivered} earlier messages delivered, {waiting} waiting")
     seen = Seen()
     looks = look(known, groups(settings, host, seen), now)
-    # Before anybody is told, which can take its time where an address does not answer.
+    # Before alerts are sent, which takes long where an address does not answer.
     errors = _publish(known, seen, settings, host, now)
     known.problems = alerts.seen(known.problems, of_interest(looks, watch.ignore), now)
     why = why_nobody(settings, paused, now)
@@ -219,7 +219,7 @@ def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Wat
     try:
         found: Sequence[flow_runs.Ended] = flow_runs.look(host.postgres, wanted, before, now)
     except (Failure, psycopg.Error):
-        # That the database is away is told by the checks; the runs are looked at when it is back.
+        # The checks alert to a database that is down; flow runs are queried when it is back.
         return ""
     after, due = flow_runs.decide(before, found, wanted, now, quiet)
 

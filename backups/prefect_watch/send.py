@@ -12,7 +12,7 @@ from .settings import Watch
 
 def send(urls: Sequence[str], title: str, body: str) -> tuple[list[str], str]:
     """Send to each address; gives those that failed, and an error that names them by number and kind only."""
-    # Half of the time that a look takes would be the import of it, and most looks send nothing.
+    # Importing it takes half of the time of a run, and most runs send nothing.
     import apprise
 
     # apprise logs addresses when it fails.

@@ -1,7 +1,7 @@
 """What `https://DOMAIN/status` answers: a small file, written each time that the doctor's checks have run.
 
 The reverse proxy serves it without a program: 200 while its first line is `ok` and a time not long ago, 503 otherwise
-(caddy/Caddyfile), so that a watch that no longer looks is no good news.
+(caddy/Caddyfile), so that it is bad when the checks no longer run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from prefect_doctor.finding import Finding, Level, one_line, worst_first
 
 #: On the host; the proxy's container has that directory as /run/prefect-monitoring.
 PATH = Path("/var/lib/prefect/monitoring/status.txt")
-#: The checks that decide between 200 and 503, by what they are about. A disk that fills, or a certificate that ends soon, is
-#: told to people in time; an outside monitor asks whether Prefect does its work now.
+#: The checks that decide between 200 and 503, by what they are about. A disk that fills, or a certificate that expires soon, is
+#: alerted in time; an outside monitor asks whether Prefect works now.
 COUNTED = {
     "database": re.compile(r"database|connections|checksum failures|prefect-postgres|containers"),
     "schema": re.compile(r"schema|indexes"),
@@ -27,7 +27,7 @@ COUNTED = {
         r"backups|copies in .+|backup verification|prefect-backup(-verify)?\.service|unfinished restore"
     ),
 }
-#: A warning is nothing that fails; what could not be looked at may.
+#: A warning is no failure; a check that could not run may hide one.
 FAILING = (Level.BAD, Level.UNKNOWN)
 #: Most lines after the first, and characters of one: a monitor shows little.
 LINES, LENGTH = 10, 200

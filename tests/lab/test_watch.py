@@ -154,8 +154,8 @@ def test_each_look_may_leave_a_sample_for_the_history(vps: Vps, look: Look) -> N
         "Memory in use: memory",
         "CPU busy",
         "Database",
-        "Runs ended: Completed",
-        "At work",
+        "Flow runs ended: Completed",
+        "Running",
     ):
         assert f"\n{figure} " in shown, figure
     assert vps.ssh("prefect-doctor --history -").stdout.startswith("<!doctype html>")

@@ -104,7 +104,7 @@ def test_the_outline_of_a_line_is_broken_at_gaps():
 def test_a_week():
     found = a_week()
     made = {chart.title: chart for chart in charts(found)}
-    assert [line.name for line in made["Runs ended"].lines] == ["Completed", "Failed", "Crashed", "Cancelled"]
+    assert [line.name for line in made["Flow runs ended"].lines] == ["Completed", "Failed", "Crashed", "Cancelled"]
     assert made["Database"].unit == "GB"
     assert made["Disk in use"].lines[0].unit == "% of 40.0 GB"
     # While Postgres was down its figures are not known, and the machine's are.
