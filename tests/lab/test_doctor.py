@@ -195,14 +195,14 @@ time.sleep(60)
 PYTHON = "/opt/prefect/backups/venv/bin/python"
 
 
-def run(endpoint: Endpoint, pool: str, state: str, minutes: int) -> str:
-    """A flow run of so many minutes ago that nobody has taken on since; gives its id."""
+def due(endpoint: Endpoint, pool: str, state: str) -> str:
+    """A flow run of ten minutes ago that nobody has taken on since; gives its id."""
     deployment = endpoint.get("/api/deployments/name/hello/hello").raise_for_status().json()
-    since = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+    since = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
     body = {
         "flow_id": deployment["flow_id"],
         "deployment_id": deployment["id"],
-        "state": {"type": state, "timestamp": since, "state_details": {"scheduled_time": since}},
+        "state": {"type": state, "state_details": {"scheduled_time": since}},
         "work_pool_name": pool,
     }
     return endpoint.post("/api/flow_runs/", body).raise_for_status().json()["id"]
@@ -212,8 +212,9 @@ def run(endpoint: Endpoint, pool: str, state: str, minutes: int) -> str:
 def worn(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
     """Dead rows, an index that is not valid, hardly a connection left, work for nobody, a reboot that waits."""
     endpoint.post("/api/work_pools/", {"name": "lab-empty", "type": "process"}).raise_for_status()
-    ids = [run(endpoint, "lab-empty", state, minutes) for state, minutes in (("SCHEDULED", 10), ("PENDING", 20))]
-    psql(vps, WORN)
+    ids = [due(endpoint, "lab-empty", state) for state in ("SCHEDULED", "PENDING")]
+    # The server takes no time of a state from a client.
+    psql(vps, f"{WORN} UPDATE flow_run SET state_timestamp = now() - interval '20 minutes' WHERE id = '{ids[1]}'")
     vps.ssh(f"docker exec prefect-postgres psql --username=prefect --command='{INDEX}'", check=False)
     vps.ssh(
         f"systemd-run --unit=lab-connections {PYTHON} -c '{CONNECTIONS}'; touch -d '8 days ago' /run/reboot-required"
