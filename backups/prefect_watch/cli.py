@@ -17,7 +17,7 @@ from prefect_doctor.finding import playbook
 from rich.console import Console
 from rich.table import Table
 
-from . import memory, pause, round, send
+from . import datadog, datadog_queue, memory, pause, round, send
 from . import settings as watch_settings
 
 
@@ -40,11 +40,38 @@ def parser() -> argparse.ArgumentParser:
     paused.add_argument("time", metavar="TIME", help="30m, 2h, 1d; at most 7d")
     paused.add_argument("--why", default="", metavar="TEXT", help="the reason, for prefect-watch status")
     verb("resume", "End a pause: send alerts again.")
-    verb("test", "Send a test message to each address of watch_notify_urls, and name those that fail.")
+    verb(
+        "test",
+        "Send a test message to each address of watch_notify_urls, name those that fail, and ask Datadog whether its key is valid.",
+    )
     return made
 
 
 def _test(watch: watch_settings.Watch, host: str) -> str:
+    """What has arrived where, in lines. Raises Failure (NOTIFY)."""
+    asked = datadog.Sender(watch.datadog) if watch.datadog.api_key else None
+    answer = asked.validate() if asked else None
+    said = [f"{asked.name} takes the API key"] if asked and answer and answer.taken else []
+    refused = answer.error if answer else ""
+    if watch.notify_urls or not asked:
+        try:
+            said.insert(0, _test_people(watch, host))
+        except Failure as failure:
+            if not answer:
+                raise
+            raise Failure(
+                failure.code, "; ".join([failure.fact, *said, *filter(None, [refused])]), failure.hint
+            ) from failure
+    if refused:
+        raise Failure(
+            Code.NOTIFY,
+            "; ".join([*said, refused]),
+            "set watch_datadog_… in the inventory; then: site.yml --tags watch",
+        )
+    return "\n".join(said)
+
+
+def _test_people(watch: watch_settings.Watch, host: str) -> str:
     if not watch.notify_urls:
         raise Failure(
             Code.NOTIFY,
@@ -62,7 +89,7 @@ def _test(watch: watch_settings.Watch, host: str) -> str:
     return f"sent to {len(watch.notify_urls)} addresses: check that it has arrived"
 
 
-def _status(known: memory.Memory, why: str, as_json: bool, now: float, timer: str) -> int:
+def _status(known: memory.Memory, why: str, events: str, as_json: bool, now: float, timer: str) -> int:
     open_problems = [one for one in known.problems.values() if not one.well]
     if as_json:
         facts = [
@@ -75,12 +102,15 @@ def _status(known: memory.Memory, why: str, as_json: bool, now: float, timer: st
             }
             for one in open_problems
         ]
-        progress.result({"checked": known.at or None, "alerts_off": why or None, "problems": facts})
+        shown = {"checked": known.at or None, "alerts_off": why or None, "problems": facts}
+        progress.result(shown | ({"datadog": events} if events else {}))
         return 0
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
     looked = f"{duration(max(0.0, now - known.at))} ago" if known.at else f"never: systemctl status {timer}"
     console.print(f"last check: {looked}")
     console.print(f"alerts are off: {why}" if why else "alerts are on")
+    if events:
+        console.print(events, markup=False)
     if open_problems:
         table = Table(box=None, pad_edge=False)
         for title in ("level", "check", "measured", "for", "alerted"):
@@ -130,7 +160,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.verb == "status":
         timer = "prefect-watch.timer" if loaded else "prefect-watch-from.timer"
-        return _status(memory.load(round.places(state)), round.why_nobody(loaded, path, now), options.json, now, timer)
+        events = datadog_queue.status(watch.datadog, datadog_queue.load(datadog_queue.places(state)), now)
+        why = round.why_nobody(loaded, path, now)
+        return _status(memory.load(round.places(state)), why, events, options.json, now, timer)
     try:
         return round.run(loaded, watch, path, now) if loaded else round.run_from(watch, path, now)
     except Exception as error:

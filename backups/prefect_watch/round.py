@@ -25,7 +25,7 @@ from prefect_doctor.finding import Finding, Level
 from prefect_doctor.registry import Group, Seen, groups
 from prefect_metrics import figures
 
-from . import alerts, elsewhere, flow_runs, memory, message, outbox, pause, send, status
+from . import alerts, datadog_queue, elsewhere, flow_runs, memory, message, outbox, pause, send, status
 from .alerts import Looked
 from .memory import Memory
 from .settings import Watch
@@ -140,6 +140,8 @@ def run(settings: Settings, watch: Watch, paused: Path, now: float) -> int:
     unwritten = memory.save(known, places(state))
     forget_own_failure(now)
     _heartbeat(watch, alerts.worst(known.problems), bool(why))
+    # Last, so that nobody waits for it.
+    errors += _tell_datadog(watch, settings, host, now)
     for error in filter(None, [*errors, unwritten and f"cannot save which alerts were sent: {unwritten}"]):
         print(error, file=sys.stderr)
     return 0
@@ -233,6 +235,21 @@ def _tell_of_flow_runs(known: Memory, host: Host, settings: Settings, watch: Wat
     print(f"{len(found)} flow runs to report, and {sum(before.counted.values())} counted before")
     url = settings.endpoint.url.rstrip("/")
     return send.tell(watch, Path(settings.state), *flow_runs.text(found, before, hostname(), url, now), kept)
+
+
+def _tell_datadog(watch: Watch, settings: Settings, host: Host, now: float) -> list[str]:
+    """Flow run state changes as events; gives what is new to say of it. Whatever goes wrong in it is no failure of the watch."""
+    state = Path(settings.state)
+    # In the middle of a restore the database is one, and then another; what has changed is sent when it is over.
+    if pause.reason(None, lock.held(state), "", now):
+        return []
+    try:
+        kept, url = datadog_queue.places(state), settings.endpoint.url
+        return datadog_queue.run(watch.datadog, host.postgres, kept, url, hostname(), now)
+    except Exception as error:
+        # Of an error that nobody has thought of: it may hold the key.
+        said = str(error).replace(watch.datadog.api_key, "***") if watch.datadog.api_key else str(error)
+        return [f"no events are sent to Datadog: {type(error).__name__}: {said}"]
 
 
 def tell_of_own_failure(watch: Watch, state: Path, error: Exception, now: float) -> None:

@@ -37,6 +37,22 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Datadog:
+    """Where flow run state changes go as events; without a key, nowhere."""
+
+    # Secret.
+    api_key: str = ""
+    # Of the organization.
+    site: str = "datadoghq.com"
+    # What is called in the place of https://api.SITE: a proxy that passes events on, or a test's stand-in.
+    url: str = ""
+    # Names of states, as Prefect's UI has them.
+    flow_run_states: list[str] = field(
+        default_factory=lambda: ["Completed", "Failed", "TimedOut", "Crashed", "Cancelled"]
+    )
+
+
+@dataclass(frozen=True)
 class Watch:
     """Who is alerted, and to what."""
 
@@ -50,6 +66,7 @@ class Watch:
     heartbeat_url: str = ""
     flow_runs: FlowRuns = field(default_factory=FlowRuns)
     server: Server = field(default_factory=Server)
+    datadog: Datadog = field(default_factory=Datadog)
 
 
 def load() -> Watch:

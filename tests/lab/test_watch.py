@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.lab import restores, watching
+from tests.lab.datadog_api import KEY, DatadogApi
 from tests.lab.people import PASSWORD, Mailbox, Person, gateway
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.vps import Vps
@@ -36,13 +38,20 @@ def mailbox(vps: Vps) -> Iterator[Mailbox]:
         yield listening
 
 
+@pytest.fixture(scope="module")
+def datadog(vps: Vps) -> Iterator[DatadogApi]:
+    with DatadogApi(gateway(vps)) as listening:
+        yield listening
+
+
 @pytest.fixture(scope="module", autouse=True)
-def watched(vps: Vps, person: Person, mailbox: Mailbox) -> Iterator[None]:
+def watched(vps: Vps, person: Person, mailbox: Mailbox, datadog: DatadogApi) -> Iterator[None]:
     """Its settings name these people; it looks only when a test has it look."""
     settings = {
         "notify_urls": [person.url, mailbox.url],
         "heartbeat_url": person.heartbeat,
         "flow_runs": {"states": ["Crashed", "Failed"], "tags": ["told"], "messages_per_hour": 2},
+        "datadog": {"api_key": KEY, "url": datadog.url},
     }
     with restores.no_timers(vps), watching.told(vps, settings):
         yield
@@ -86,9 +95,9 @@ def test_it_is_asked_to_look_each_minute(vps: Vps) -> None:
     assert "OnUnitActiveSec=1min" in shown and "600 root" in shown
 
 
-def test_each_address_is_tried(vps: Vps, person: Person, mailbox: Mailbox) -> None:
+def test_each_address_is_tried(vps: Vps, person: Person, mailbox: Mailbox, datadog: DatadogApi) -> None:
     done = vps.ssh(f"PREFECT_WATCH_ETC={ETC} prefect-watch test")
-    assert "sent to 2 addresses" in done.stdout
+    assert "sent to 2 addresses" in done.stdout and f"\nDatadog ({datadog.url}) takes the API key\n" in done.stdout
     assert person.messages[-1]["title"].endswith(": a test") and "messages arrive here" in mailbox.text()
     person.away = True
     refused = vps.ssh(f"PREFECT_WATCH_ETC={ETC} prefect-watch test", check=False)
@@ -234,20 +243,59 @@ def test_flow_runs_that_the_settings_name_are_told_once(endpoint: Endpoint, pers
     assert len(person.messages) == before + 3
 
 
-def test_nothing_is_lost_while_the_way_out_is_down(vps: Vps, endpoint: Endpoint, person: Person, look: Look) -> None:
+def events_of(datadog: DatadogApi, run: str) -> list[dict[str, Any]]:
+    return [event for event in datadog.events if event["title"].startswith(f"Flow run {run} ")]
+
+
+def test_the_same_flow_runs_are_events_in_datadog(vps: Vps, endpoint: Endpoint, datadog: DatadogApi) -> None:
+    """By the looks of the test before; whatever their tags are, and each once."""
+    (event,) = events_of(datadog, "one-of-many-2")
+    happened, run = event.pop("date_happened"), event.pop("aggregation_key")
+    assert event == {
+        "title": "Flow run one-of-many-2 (deployment hello/hello) is Failed",
+        "text": f"Flow run one-of-many-2 (deployment hello/hello) is Failed\n{endpoint.url}/runs/flow-run/{run}\n"
+        "Work pool: general\n\none-of-many-2 has ended",
+        "alert_type": "error",
+        "tags": [
+            "service:prefect",
+            "state:failed",
+            "flow:hello",
+            "deployment:hello/hello",
+            "work_pool:general",
+            "told",
+        ],
+        "host": vps.ssh("hostname").stdout.strip(),
+        "source_type_name": "prefect",
+    }
+    assert time.time() - 600 < happened <= time.time()
+    found = {
+        run: [event["alert_type"] for event in events_of(datadog, run)] for run in ("cut-off", "of-no-interest", "well")
+    }
+    assert found == {"cut-off": ["error"], "of-no-interest": ["error"], "well": ["success"]}
+
+
+def test_nothing_is_lost_while_the_way_out_is_down(
+    vps: Vps, endpoint: Endpoint, person: Person, datadog: DatadogApi, look: Look
+) -> None:
     look(3700)
     before = len(person.messages)
     person.away = True
+    datadog.answer = (403, {})
     end_run(endpoint, "unheard", "Crashed", ["told"])
-    look()
+    assert "refuses the API key (403): look at watch_datadog_api_key" in look()
+    status = vps.ssh(f"PREFECT_WATCH_ETC={ETC} prefect-watch status").stdout
+    assert re.search(r"\nDatadog: \d+ events sent, .*; what has changed in the last .* waits; for .*\(403\)", status)
     waiting = json.loads(vps.ssh("prefect-doctor --json", check=False).stdout)["findings"]
     (found,) = [one for one in waiting if one["check"] == "alert delivery"]
     assert found["level"] == "BAD" and found["measured"].startswith("1 waiting since ")
     person.away = False
+    datadog.answer = None
     vps.ssh('sed -i \'s/"tried": [0-9.]*/"tried": 0.0/\' /var/lib/prefect/backups/outbox/*.json')
     assert "1 earlier messages delivered, 0 waiting" in look()
     assert len(person.messages) == before + 1 and "unheard" in person.messages[-1]["message"]
+    assert len(events_of(datadog, "unheard")) == 1
 
 
 def test_no_secret_is_in_the_journal(vps: Vps) -> None:
-    assert PASSWORD not in vps.ssh(f"journalctl --quiet --output=cat --unit={UNIT}").stdout
+    said = vps.ssh(f"journalctl --quiet --output=cat --unit={UNIT}").stdout
+    assert PASSWORD not in said and KEY not in said

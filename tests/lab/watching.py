@@ -17,6 +17,7 @@ ETC = "/run/watch-etc"
 MEMORY = (
     "/run/prefect-watch/memory.json /var/lib/prefect/backups/watch/memory.json /var/lib/prefect-watch/watch/memory.json"
 )
+EVENTS = "/run/prefect-watch/datadog.json /var/lib/prefect/backups/watch/datadog.json"
 # Moves all moments back that it remembers: as if the time had gone by.
 AGE = """
 import json, os, sys
@@ -34,12 +35,12 @@ for path in filter(os.path.exists, sys.argv[1:]):
 @contextmanager
 def told(vps: Vps, settings: dict[str, Any], unit: str = UNIT) -> Iterator[None]:
     """The unit has these settings, and remembers nothing from before; nothing of it stays. Its timer is stopped by the caller."""
-    vps.ssh(f"rm -f {MEMORY}; install -d -m 700 {ETC}; cat > {ETC}/settings.json", text=json.dumps(settings))
+    vps.ssh(f"rm -f {MEMORY} {EVENTS}; install -d -m 700 {ETC}; cat > {ETC}/settings.json", text=json.dumps(settings))
     try:
         with backups.unit_environment(vps, unit, PREFECT_WATCH_ETC=ETC):
             yield
     finally:
-        vps.ssh(f"rm -rf {ETC} {MEMORY}")
+        vps.ssh(f"rm -rf {ETC} {MEMORY} {EVENTS}")
 
 
 def look(vps: Vps, seconds: float = 0, unit: str = UNIT) -> str:

@@ -722,6 +722,37 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
             "watch_heartbeat_url is not a URL, such as https://hc-ping.com/your-uuid",
         ),
         (
+            "watch_datadog_api_key",
+            "0123456789abcdef unsaid",
+            "watch_datadog_api_key is no API key of Datadog's: 16 to 200 letters and digits, without spaces",
+        ),
+        (
+            "watch_datadog_site",
+            "app.datadoghq.com",
+            'watch_datadog_site is "app.datadoghq.com"; allowed are datadoghq.com, us3.datadoghq.com, us5.datadoghq.com, '
+            "datadoghq.eu, ap1.datadoghq.com, ap2.datadoghq.com, uk1.datadoghq.com, ddog-gov.com and us2.ddog-gov.com",
+        ),
+        *(
+            (
+                "watch_datadog_url",
+                url,
+                f'watch_datadog_url is "{url}"; it must be an address such as https://datadog.example.org, or '
+                "http://127.0.0.1:8080 on the server itself",
+            )
+            for url in (
+                "http://proxy.example.org",
+                "https://user:password@example.org",
+                "proxy.example.org",
+                "http://localhost.example.org",
+            )
+        ),
+        (
+            "watch_datadog_flow_run_states",
+            ["Failed", "Running"],
+            'watch_datadog_flow_run_states, entry 2 is "Running"; allowed are Failed, Crashed, TimedOut, Late, Cancelled, Paused, '
+            "Suspended and Completed",
+        ),
+        (
             "host_admin_user",
             "root",
             f'host_admin_user is "root"; allowed is {NAME_WORDS}, and none of root, prefect, prefect-server, prefect-caddy, '
@@ -790,6 +821,10 @@ def test_good_host_settings(said, certificate, tmp_path):
             host_journal_upload_certificate=str(tmp_path / "cert.pem"),
             host_journal_upload_key=str(tmp_path / "key.pem"),
             watch_heartbeat_url="https://hc.example.org/abc",
+            watch_datadog_api_key="0123456789abcdef0123456789abcdef",
+            watch_datadog_site="datadoghq.eu",
+            watch_datadog_url="http://127.0.0.1:8080/datadog",
+            watch_datadog_flow_run_states=["Failed"],
             host_admin_keys=[KEY, f"{KEY} ada@laptop", f'from="10.0.0.0/8" {KEY}'],
             host_firewall_tcp_ports=[8443, "9000"],
             host_firewall_trusted_interfaces=["wg0", "eth0.100"],

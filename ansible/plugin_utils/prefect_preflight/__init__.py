@@ -38,7 +38,7 @@ from .running import (
 )
 from .types import Unread, prefect_options, read, unknown_problems
 from .versions import archive_problems, image_problems, server_image_problems, version_problems
-from .watch import automation_problems, heartbeat_problems, people_problems
+from .watch import automation_problems, datadog_problems, heartbeat_problems, people_problems
 from .work import flow_problems, flows_pool_problems, pool_problems, worker_problems
 
 __all__ = [
@@ -84,6 +84,7 @@ CHECKS: tuple[Check, ...] = (
     upload_problems,
     people_problems,
     heartbeat_problems,
+    datadog_problems,
     automation_problems,
     address_problems,
     number_problems,

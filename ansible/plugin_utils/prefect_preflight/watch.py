@@ -12,6 +12,12 @@ APPRISE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9a-fA-F:.]+")
 BLOCK = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")
 HTTP = re.compile(r"https?://[^\s/]+(/\S*)?")
+# What Datadog calls a key; its own have 32 hexadecimal digits, which it does not promise.
+DATADOG_KEY = re.compile(r"[A-Za-z0-9_-]{16,200}")
+# The key goes there: encrypted, or no further than this host.
+DATADOG_URL = re.compile(
+    r"https://[^\s/@?#]+(/[^\s?#]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?(/[^\s?#]*)?"
+)
 
 
 def automation_problems(settings: dict[str, Any]) -> list[str]:
@@ -50,3 +56,19 @@ def heartbeat_problems(settings: dict[str, Any]) -> list[str]:
         if not url or HTTP.fullmatch(url)
         else ["watch_heartbeat_url is not a URL, such as https://hc-ping.com/your-uuid"]
     )
+
+
+def datadog_problems(settings: dict[str, Any]) -> list[str]:
+    """A key that is none, which is not shown, as it is a secret; and an address that it must not be sent to."""
+    key, url = settings["watch_datadog_api_key"], settings["watch_datadog_url"]
+    problems = []
+    if key and not DATADOG_KEY.fullmatch(key):
+        problems.append(
+            "watch_datadog_api_key is no API key of Datadog's: 16 to 200 letters and digits, without spaces"
+        )
+    if url and not DATADOG_URL.fullmatch(url):
+        problems.append(
+            f"{given('watch_datadog_url', url)}; it must be an address such as https://datadog.example.org, "
+            "or http://127.0.0.1:8080 on the server itself"
+        )
+    return problems
