@@ -1,4 +1,4 @@
-"""Alerts that prefect-watch could not deliver yet, and retries."""
+"""Alerts, and events for Datadog, that prefect-watch could not deliver yet, and retries."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect_backups.settings import Settings
-from prefect_watch import outbox
+from prefect_watch import datadog_queue, outbox
+from prefect_watch.datadog_queue import Position
 from prefect_watch.outbox import Message
 
 from .finding import Finding, Level
+
+#: Seconds for which Datadog may be away: what waits is sent then.
+EVENTS_PATIENCE = 600.0
 
 
 def findings(waiting: Sequence[Message]) -> list[Finding]:
@@ -22,6 +26,18 @@ def findings(waiting: Sequence[Message]) -> list[Finding]:
     return [Finding("alert delivery", Level.BAD, measured, "all delivered", "prefect-watch test")]
 
 
+def events(position: Position, now: float) -> list[Finding]:
+    """Whether Datadog takes events; nothing of it while it does, or none are wanted. What waits is lost after 18 hours."""
+    if not position.error or now - position.error_since < EVENTS_PATIENCE:
+        return []
+    since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(position.error_since))
+    return [
+        Finding("events for Datadog", Level.WARNING, f"since {since}: {position.error}", "taken", "prefect-watch test")
+    ]
+
+
 def check(settings: Settings) -> list[Finding]:
     """All of them."""
-    return findings([message for _, message in outbox.waiting(Path(settings.state))])
+    state = Path(settings.state)
+    position = datadog_queue.load(datadog_queue.places(state))
+    return findings([message for _, message in outbox.waiting(state)]) + events(position, time.time())

@@ -211,7 +211,7 @@ def run(wanted: Datadog, postgres: Postgres, kept: Sequence[Path], url: str, hos
     if not wanted.api_key or not wanted.flow_run_states:
         # Turned on again, it begins with what is then.
         for path in kept:
-            with contextlib.suppress(OSError):
+            if path.exists():
                 remove(path)
         return []
     before = load(kept)

@@ -22,6 +22,7 @@ from prefect_doctor.machine import Disk, Machine
 from prefect_doctor.registry import Group
 from prefect_doctor.way_in import Answer
 from prefect_doctor.work import Work
+from prefect_watch.datadog_queue import Position
 from prefect_watch.outbox import Message
 
 OK, WARNING, BAD, UNKNOWN = Level
@@ -387,6 +388,15 @@ def test_messages_that_wait():
         found.measured
         == "1 waiting since 2027-01-15 08:00 UTC; the last attempt: 1 of 1 addresses failed: number 1 (json)"
     )
+
+
+def test_events_that_datadog_does_not_take():
+    since = 1_800_000_000.0
+    position = Position(error="Datadog (datadoghq.eu) answers 503", error_since=since)
+    assert messages.events(Position(), since) == messages.events(position, since + 60) == []
+    (found,) = messages.events(position, since + 700)
+    assert (found.level, found.mend) == (WARNING, "prefect-watch test")
+    assert found.measured == "since 2027-01-15 08:00 UTC: Datadog (datadoghq.eu) answers 503"
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
