@@ -32,7 +32,7 @@ SAID = {
     "Write the settings",
     "Install the units, and when they start",
     "Start the timers, now and at boot",
-    # "`prefect-watch.timer` stands in the place of …", accounts that may only monitor
+    # "`prefect-watch.timer` replaces …", accounts that may only monitor
     "Stop what did a part of it before",
     "Install the units and the program",
     "Start the timer, now and at boot",
