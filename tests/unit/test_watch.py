@@ -213,7 +213,7 @@ def test_what_stays_bad_is_so_for_any_time():
     """watch_again_hours need not be a day."""
     api = Problem("way in", "API", BAD, "no answer", since=BEGAN, told=BEGAN)
     assert message.body(News(lasting=[api]), [], "vps", BEGAN + 7200).startswith(
-        "Still so, as you were told before:\nBAD: API: no answer\n  since 2027-01-15 08:00 UTC (2 hours)\n"
+        "Reported before, and still so:\nBAD: API: no answer\n  since 2027-01-15 08:00 UTC (2 hours)\n"
     )
 
 
@@ -379,7 +379,7 @@ def test_what_cannot_be_asked_is_not_well_again():
         known = alerts.seen(known, looks, BEGAN + 60 * minute)
         news, known = alerts.news(known, BEGAN + 60 * minute, 24)
         assert not news.over
-    assert {check: one.well for check, one in known.items()} == {"watch of p": 0.0, "server p": 0.0}
+    assert {check: one.well for check, one in known.items()} == {"prefect-watch of p": 0.0, "server p": 0.0}
 
 
 @pytest.mark.parametrize(
