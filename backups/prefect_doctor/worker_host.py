@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,19 +52,30 @@ def workers(enabled: Sequence[str], active: Mapping[str, str]) -> Finding:
     return Finding(check, Level.OK, f"{len(enabled)} run", limit)
 
 
+def here() -> Finding:
+    """Those of this host."""
+    enabled = sorted({link.name for link in UNITS.glob(f"*.wants/{PATTERN}")})
+    return workers(enabled, states(said("systemctl", "list-units", "--all", "--plain", "--output=json", PATTERN)))
+
+
+def tried(name: str, group: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+    """The findings of a group of checks, or that it failed."""
+    try:
+        return group()
+    except OSError as error:
+        return [Finding(name, Level.UNKNOWN, str(error), "", "uptime; df -h")]
+
+
 def look() -> list[Finding]:
     """All of them, worst first."""
-    enabled = sorted({link.name for link in UNITS.glob(f"*.wants/{PATTERN}")})
-    active = states(said("systemctl", "list-units", "--all", "--plain", "--output=json", PATTERN))
-    return worst_first(
-        [
-            workers(enabled, active),
-            *machine.findings(machine.look(None)),
-            *clocks.look(),
-            *drift.findings(drift.look()),
-            *updates.findings(updates.look()),
-        ]
-    )
+    groups: dict[str, Callable[[], Sequence[Finding]]] = {
+        "workers on this host": lambda: [here()],
+        "machine": lambda: machine.findings(machine.look(None)),
+        "clock": clocks.look,
+        "drift": lambda: drift.findings(drift.look()),
+        "security updates": lambda: updates.findings(updates.look()),
+    }
+    return worst_first(finding for name, group in groups.items() for finding in tried(name, group))
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prefect_backups import progress, settings
+from prefect_backups import lock, progress, settings
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report, duration
 from prefect_doctor.cli import MOVED
@@ -144,7 +144,12 @@ def run(options: argparse.Namespace) -> int:
         raise Failure(Code.SETTINGS, "prefect-watch needs root", "sudo prefect-watch …")
     watch, now = watch_settings.load(), time.time()
     # On a host that only watches the server of another one there are no settings of backups.
-    loaded = None if watch.server.url else settings.load()
+    try:
+        loaded = None if watch.server.url else settings.load()
+    except Failure as failure:
+        if options.verb == "run":
+            round.tell_of_own_failure(watch, Path(settings.Settings.state), failure, now)
+        raise
     if loaded and MOVED.exists():
         if options.verb == "run":
             return 0
@@ -164,7 +169,10 @@ def run(options: argparse.Namespace) -> int:
         why = round.why_nobody(loaded, path, now)
         return _status(memory.load(round.places(state)), why, events, options.json, now, timer)
     try:
-        return round.run(loaded, watch, path, now) if loaded else round.run_from(watch, path, now)
+        # One that a person runs beside the timer's waits: two at once would alert twice.
+        memory.RUN.parent.mkdir(mode=0o700, exist_ok=True)
+        with lock.briefly(memory.RUN.parent):
+            return round.run(loaded, watch, path, now) if loaded else round.run_from(watch, path, now)
     except Exception as error:
         # A watch that fails in silence is worse than none.
         round.tell_of_own_failure(watch, state, error, now)

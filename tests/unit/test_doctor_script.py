@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from prefect_doctor import clocks, worker_host
+from prefect_doctor import asked, clocks, worker_host
 from prefect_doctor.finding import Level
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,3 +153,16 @@ def test_the_server_of_a_host_s_workers():
     assert clocks.configured(["WORKER_POOL=a\n# PREFECT_API_URL=https://not"]) is None
     text = "WORKER_POOL=a\n\nPREFECT_API_URL=https://p/api\nPREFECT_API_SSL_CERT_FILE=/ca.crt\nX=a=b\n"
     assert clocks.configured(["", text]) == ("https://p/api", "/ca.crt")
+
+
+def test_a_program_that_hangs_is_not_taken_for_one_that_has_nothing_to_say(monkeypatch):
+    monkeypatch.setattr(asked, "PATIENCE", 0.05)
+    with pytest.raises(TimeoutError, match=r"^sleep gave no answer within 0\.05 s$"):
+        asked.said("sleep", "5")
+    assert asked.said("no-such-program") == ""
+    (found,) = worker_host.tried("machine", lambda: [] if asked.said("sleep", "5") else [])
+    assert (found.level, found.check, found.measured) == (
+        Level.UNKNOWN,
+        "machine",
+        "sleep gave no answer within 0.05 s",
+    )
