@@ -106,8 +106,8 @@ def renewal_error(lines: Iterable[dict[str, Any]], now: float) -> tuple[str, flo
         logger, at = str(line.get("logger", "")), float(line.get("ts", 0))
         if not logger.startswith(("tls", "pki")) or at < now - RENEWALS:
             continue
-        # A proxy that is stopped ends what it was at, which is no failure.
-        stopped = str(line.get("error", "")).endswith("context canceled")
+        # A proxy that is stopped ends what it was doing, and finds its lock removed: no failure.
+        stopped = str(line.get("error", "")).endswith("context canceled") or line.get("msg") == "unable to unlock"
         if line.get("level") == "error" and not stopped:
             words = ": ".join(str(line[name]) for name in ("msg", "error") if line.get(name))
             newest = (" ".join(words.split())[:300], now - at)

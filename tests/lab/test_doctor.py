@@ -246,7 +246,7 @@ def test_a_database_that_is_worn_and_work_that_nobody_does(vps: Vps, endpoint: E
     assert (measured["indexes"], measured["stuck flow runs"]) == ("not valid: lab_index", "1 Pending")
     assert (measured["late flow runs"], measured["work pool lab-empty"]) == (
         "1, the latest by 10 minutes",
-        "1 flow run due, and no worker",
+        "1 flow run is due, but no worker is online",
     )
     assert (found["reboot"]["level"], found["reboot"]["measured"]) == ("WARNING", "one has waited for 8 days")
 

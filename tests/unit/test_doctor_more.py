@@ -184,6 +184,7 @@ def test_how_many_failed_logins_are_told(count, level):
         ([{**tls("error", "x", NOW), "logger": "http.log.error"}], None),
         # Caddy was stopped meanwhile.
         ([tls("error", "job failed", NOW, error="x: obtaining certificate: context canceled")], None),
+        ([tls("error", "unable to unlock", NOW, error="remove x.lock: no such file or directory")], None),
     ],
 )
 def test_a_certificate_that_is_not_renewed(lines, words):
