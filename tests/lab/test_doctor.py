@@ -193,6 +193,7 @@ kept = [psycopg.connect("host=/var/lib/prefect/postgres/socket user=prefect dbna
 time.sleep(60)
 """
 PYTHON = "/opt/prefect/backups/venv/bin/python"
+STAGING = "/var/backups/prefect/staging"
 
 
 def due(endpoint: Endpoint, pool: str, state: str) -> str:
@@ -210,19 +211,20 @@ def due(endpoint: Endpoint, pool: str, state: str) -> str:
 
 @contextmanager
 def worn(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
-    """Dead rows, an index that is not valid, hardly a connection left, work for nobody, a reboot that waits."""
+    """Dead rows, an index that is not valid, hardly a connection or a disk left, work for nobody, a reboot due."""
     endpoint.post("/api/work_pools/", {"name": "lab-empty", "type": "process"}).raise_for_status()
     ids = [due(endpoint, "lab-empty", state) for state in ("SCHEDULED", "PENDING")]
     # The server takes no time of a state from a client.
     psql(vps, f"{WORN} UPDATE flow_run SET state_timestamp = now() - interval '20 minutes' WHERE id = '{ids[1]}'")
     vps.ssh(f"docker exec prefect-postgres psql --username=prefect --command='{INDEX}'", check=False)
     vps.ssh(
-        f"systemd-run --unit=lab-connections {PYTHON} -c '{CONNECTIONS}'; touch -d '8 days ago' /run/reboot-required"
+        f"systemd-run --unit=lab-connections {PYTHON} -c '{CONNECTIONS}'; touch -d '8 days ago' /run/reboot-required;"
+        f" mount -t tmpfs -o size=64m none {STAGING}"
     )
     try:
         yield
     finally:
-        vps.ssh("systemctl stop lab-connections; rm /run/reboot-required")
+        vps.ssh(f"umount {STAGING}; systemctl stop lab-connections; rm /run/reboot-required")
         psql(vps, "DROP TABLE lab_worn")
         for one in ids:
             endpoint.delete(f"/api/flow_runs/{one}").raise_for_status()
@@ -248,7 +250,8 @@ def test_a_database_that_is_worn_and_work_that_nobody_does(vps: Vps, endpoint: E
         "1, the latest by 10 minutes",
         "1 flow run is due, but no worker is online",
     )
-    assert (found["reboot"]["level"], found["reboot"]["measured"]) == ("WARNING", "one has waited for 8 days")
+    assert (found[f"disk {STAGING}"]["level"], found[f"disk {STAGING}"]["measured"]) == ("BAD", "0% used, 67 MB free")
+    assert (found["reboot"]["level"], found["reboot"]["measured"]) == ("WARNING", "pending for 8 days")
 
 
 def test_from_the_laptop(vps: Vps, inventory_directory: Path, tmp_path: Path) -> None:
