@@ -19,7 +19,7 @@ MOST = 7 * 86400.0
 AWAY = ("a restore", "an undo of a restore", "the rest of a restore", "an upgrade")
 #: Seconds for which such work turns alerts off: one that hangs must be alerted to.
 BELIEVED = 4 * 3600.0
-#: What systemd says of the stack while it is started or brought up to date; it ends that by itself.
+#: What systemd says of the stack while it is started, stopped or brought up to date.
 PASSING = ("activating", "deactivating", "reloading")
 
 
@@ -29,6 +29,32 @@ class Pause:
 
     until: float
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What systemd says of prefect-stack.service."""
+
+    #: active, activating, failed, …
+    state: str = "active"
+    #: Starts that have failed, and were tried again by itself, since somebody last started it.
+    restarts: int = 0
+    #: When it came into this state, in seconds since 1970.
+    since: float = 0.0
+    #: Seconds that a start may take (stack_start_timeout).
+    patience: float = 900.0
+
+
+def stack_of(text: str, patience: float) -> Stack:
+    """What `systemctl show --timestamp=unix` says of it; what it does not say is as of a stack that runs."""
+    said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    since, restarts = said.get("StateChangeTimestamp", "").removeprefix("@"), said.get("NRestarts", "")
+    return Stack(
+        said.get("ActiveState", "active"),
+        int(restarts) if restarts.isdecimal() else 0,
+        float(since) if since.isdecimal() else 0.0,
+        patience,
+    )
 
 
 def seconds_of(text: str) -> float:
@@ -64,18 +90,23 @@ def end(path: Path) -> None:
         remove(path)
 
 
-def reason(pause: Pause | None, held: tuple[str, float] | None, stack: str, now: float) -> str:
+def reason(pause: Pause | None, held: tuple[str, float] | None, stack: Stack | None, now: float) -> str:
     """Why alerts are off now; empty while they are on.
 
     Args:
         held: what the holder of the tools' lock says that it does, and since when; None where nobody holds it.
-        stack: what systemd says of prefect-stack.service.
+        stack: None on a host that has none.
     """
     if pause:
         return f"paused{f' ({pause.why})' if pause.why else ''}"
     if held and _takes_it_away(held[0]) and 0 <= now - held[1] < BELIEVED:
         return f"{held[0]} is running"
-    return f"prefect-stack is {stack}" if stack in PASSING else ""
+    return f"prefect-stack is {stack.state}" if stack and _passes(stack, now) else ""
+
+
+def _passes(stack: Stack, now: float) -> bool:
+    """Whether it is on its way. A start that has failed is tried again for ever: that is no work on purpose."""
+    return stack.state in PASSING and not stack.restarts and now - stack.since < stack.patience + 60
 
 
 def _takes_it_away(what: str, away: Sequence[str] = AWAY) -> bool:

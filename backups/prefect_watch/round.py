@@ -62,10 +62,11 @@ def why_nobody(settings: Settings | None, paused: Path, now: float) -> str:
     """
     asked = pause.read(paused, now)
     if not settings:
-        return pause.reason(asked, None, "", now)
-    stack = subprocess.run(
-        ["systemctl", "is-active", "prefect-stack.service"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+        return pause.reason(asked, None, None, now)
+    properties = "--property=ActiveState,NRestarts,StateChangeTimestamp"
+    command = ["systemctl", "show", properties, "--timestamp=unix", "prefect-stack.service"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    stack = pause.stack_of(shown, settings.start_seconds)
     return pause.reason(asked, lock.held(Path(settings.state)), stack, now)
 
 
@@ -241,7 +242,7 @@ def _tell_datadog(watch: Watch, settings: Settings, host: Host, now: float) -> l
     """Flow run state changes as events; gives what is new to say of it. Whatever goes wrong in it is no failure of the watch."""
     state = Path(settings.state)
     # In the middle of a restore the database is one, and then another; what has changed is sent when it is over.
-    if pause.reason(None, lock.held(state), "", now):
+    if pause.reason(None, lock.held(state), None, now):
         return []
     try:
         kept, url = datadog_queue.places(state), settings.endpoint.url

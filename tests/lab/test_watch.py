@@ -190,8 +190,16 @@ def test_a_pause_and_work_on_purpose_are_no_alarm(vps: Vps, person: Person, look
     assert len(person.messages) == before
     assert "alerts are off: a restore is running" in vps.ssh("prefect-watch status").stdout
     vps.ssh("systemctl stop lab-held; rm /run/held")
-    # It is still so: it is told now.
+    # A stack that is started is no alarm; one whose start fails again and again is, and keeps no check waiting.
+    vps.ssh(f"mkdir -p {NO_START} && cat > {NO_START}/lab.conf && systemctl daemon-reload", text=FAILS)
+    vps.ssh("systemctl restart --no-block prefect-stack")
+    assert "alerts are off: prefect-stack is activating" in vps.ssh("prefect-watch status").stdout
+    restores.until("its second start", lambda: "alerts are off" in vps.ssh("prefect-watch status").stdout and "not yet")
     look()
+    vps.ssh(f"rm -r {NO_START}; systemctl daemon-reload")
+    restores.until(
+        "the stack", lambda: vps.ssh("systemctl is-active prefect-stack || true").stdout.strip() != "active" and "no"
+    )
     assert len(person.messages) == before + 1
     assert f"{restores.WORKER} does not run" in person.messages[-1]["message"]
     vps.ssh(f"systemctl start {restores.WORKER}")
@@ -202,6 +210,15 @@ def test_a_pause_and_work_on_purpose_are_no_alarm(vps: Vps, person: Person, look
     assert over not in person.messages[-1]["message"]
     look(300)
     assert over in person.messages[-1]["message"]
+
+
+NO_START = "/run/systemd/system/prefect-stack.service.d"
+# Its containers stay.
+FAILS = """[Service]
+ExecStart=
+ExecStart=/bin/sh -c 'sleep 3; exit 1'
+ExecStopPost=
+"""
 
 
 def end_run(endpoint: Endpoint, name: str, state: str, tags: list[str]) -> str:

@@ -27,7 +27,7 @@ from prefect_watch import settings as contract
 from prefect_watch.alerts import CALM, Looked, News, Problem
 from prefect_watch.flow_runs import Ended, Told
 from prefect_watch.memory import Memory
-from prefect_watch.pause import Pause
+from prefect_watch.pause import Pause, Stack
 from prefect_watch.settings import FlowRuns
 
 OK, WARNING, BAD, UNKNOWN = Level
@@ -437,7 +437,11 @@ def test_a_pause_that_is_none(text):
         (None, "active", None, ""),
         (Pause(BEGAN + 9, "a new disk"), "active", None, "paused (a new disk)"),
         (Pause(BEGAN + 9), "failed", None, "paused"),
-        (None, "activating", None, "prefect-stack is activating"),
+        (None, Stack("activating", since=BEGAN - 60), None, "prefect-stack is activating"),
+        (None, Stack("reloading", since=BEGAN - 60), None, "prefect-stack is reloading"),
+        # One that has failed is tried again for ever; and one that hangs.
+        (None, Stack("activating", restarts=1, since=BEGAN - 5), None, ""),
+        (None, Stack("activating", since=BEGAN - 2000), None, ""),
         (None, "failed", None, ""),
         (None, "active", ("a backup", BEGAN), ""),
         (None, "active", ("a rehearsal of an upgrade", BEGAN), ""),
@@ -448,7 +452,13 @@ def test_a_pause_that_is_none(text):
     ],
 )
 def test_why_nobody_is_told(given, stack, held, why):
-    assert pause.reason(given, held, stack, BEGAN) == why
+    assert pause.reason(given, held, stack if isinstance(stack, Stack) else Stack(stack), BEGAN) == why
+
+
+def test_what_systemd_says_of_the_stack():
+    said = "NRestarts=13\nActiveState=activating\nStateChangeTimestamp=@1795769000\n"
+    assert pause.stack_of(said, 60) == Stack("activating", 13, 1795769000.0, 60)
+    assert pause.stack_of("", 60) == Stack("active", 0, 0.0, 60)
 
 
 def test_what_takes_the_server_away_calls_itself_so():
