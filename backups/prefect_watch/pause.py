@@ -19,6 +19,8 @@ MOST = 7 * 86400.0
 AWAY = ("a restore", "an undo of a restore", "the rest of a restore", "an upgrade")
 #: Seconds for which such work turns alerts off: one that hangs must be alerted to.
 BELIEVED = 4 * 3600.0
+#: Seconds for which a start of the stack turns alerts off. A slow machine may need longer, and somebody wants to know that, too.
+STARTING = 300.0
 #: What systemd says of the stack while it is started, stopped or brought up to date.
 PASSING = ("activating", "deactivating", "reloading")
 
@@ -41,11 +43,9 @@ class Stack:
     restarts: int = 0
     #: When it came into this state, in seconds since 1970.
     since: float = 0.0
-    #: Seconds that a start may take (stack_start_timeout).
-    patience: float = 900.0
 
 
-def stack_of(text: str, patience: float) -> Stack:
+def stack_of(text: str) -> Stack:
     """What `systemctl show --timestamp=unix` says of it; what it does not say is as of a stack that runs."""
     said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     since, restarts = said.get("StateChangeTimestamp", "").removeprefix("@"), said.get("NRestarts", "")
@@ -53,7 +53,6 @@ def stack_of(text: str, patience: float) -> Stack:
         said.get("ActiveState", "active"),
         int(restarts) if restarts.isdecimal() else 0,
         float(since) if since.isdecimal() else 0.0,
-        patience,
     )
 
 
@@ -106,7 +105,7 @@ def reason(pause: Pause | None, held: tuple[str, float] | None, stack: Stack | N
 
 def _passes(stack: Stack, now: float) -> bool:
     """Whether it is on its way. A start that has failed is tried again for ever: that is no work on purpose."""
-    return stack.state in PASSING and not stack.restarts and now - stack.since < stack.patience + 60
+    return stack.state in PASSING and not stack.restarts and now - stack.since < STARTING
 
 
 def _takes_it_away(what: str, away: Sequence[str] = AWAY) -> bool:

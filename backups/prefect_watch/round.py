@@ -66,7 +66,7 @@ def why_nobody(settings: Settings | None, paused: Path, now: float) -> str:
     properties = "--property=ActiveState,NRestarts,StateChangeTimestamp"
     command = ["systemctl", "show", properties, "--timestamp=unix", "prefect-stack.service"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    stack = pause.stack_of(shown, settings.start_seconds)
+    stack = pause.stack_of(shown)
     return pause.reason(asked, lock.held(Path(settings.state)), stack, now)
 
 
