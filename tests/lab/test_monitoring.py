@@ -5,10 +5,14 @@ off again.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +120,22 @@ def test_a_scrape(endpoint: Endpoint, name: str) -> None:
     answer = endpoint.get(f"/metrics/{name}", user="pinger")
     assert answer.status_code == 200
     assert re.search(SAMPLES[name], answer.text, re.MULTILINE)
+    assert_promtool_takes(answer.text)
+
+
+def assert_promtool_takes(text: str) -> None:
+    """It reads the whole, and finds nothing to say about names and units of the kit's own."""
+    promtool = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-kit" / "promtool" / "promtool"
+    )
+    command = [shutil.which("promtool") or str(promtool), "check", "metrics"]
+    if not Path(command[0]).exists():
+        # Lint, which comes before, has said that this machine has none.
+        return
+    # 3: it has read everything, and would have called something otherwise.
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert done.returncode in (0, 3), done.stderr
+    assert "prefect_kit" not in done.stdout + done.stderr
 
 
 def test_a_monitor_reads_nothing_else(endpoint: Endpoint) -> None:
@@ -142,6 +162,7 @@ def test_only_the_proxy_gets_to_the_exporters_and_they_to_little(vps: Vps, endpo
     assert re.search(r'^prefect_kit_info{.*version="', scraped, re.MULTILINE)
     assert re.search(r'^prefect_kit_check_level{check="API write"} 0$', scraped, re.MULTILINE)
     assert set(re.findall(r"^prefect_kit_collect_success{.*} (.*)$", scraped, re.MULTILINE)) == {"1"}
+    assert_promtool_takes(scraped)
 
 
 @pytest.fixture
