@@ -42,7 +42,8 @@ def listeners(vps: Vps) -> list[str]:
 
 @pytest.fixture(scope="module")
 def before(vps: Vps) -> list[str]:
-    """The listeners of before."""
+    """The listeners of before, once the worker's health endpoint is one of them."""
+    restores.until("the worker", lambda: "" if "127.0.0.1:8080" in (seen := listeners(vps)) else seen)
     return listeners(vps)
 
 
