@@ -45,6 +45,7 @@ from prefect_watch.settings import Server
 with open("/etc/prefect/watch/settings.json") as file:
     print([one.check for one in elsewhere.look(Server(**json.load(file)["server"])) if not one.pending])
 END"""
+OLDER = [f"/opt/prefect/backups/{kind}/0123456789ab" for kind in ("releases", "venvs")]
 WRONG_CLOCK = """Environment=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKETIME=+90s
 """
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,8 @@ def provisioned(
 ) -> Iterator[PlaybookRun]:
     """The run of site.yml that made the other host; at the end the server is as it was before, whatever failed."""
     write_inventory({other: {"prefect_workers": WORKERS}})
+    # As if it had watched the server with an older release of the tools.
+    other.ssh(f"mkdir -p {' '.join(OLDER)}")
     with aloud("ansible-playbook site.yml with a second host"):
         run = playbook("site.yml", *QUICKLY, "--extra-vars", f"watch_from={other.name}")
     yield run
@@ -181,6 +184,11 @@ def test_both_hosts_are_provisioned_by_one_run(vps, other, provisioned):
     assert provisioned.hosts[other.name]["changed"] > 0
     assert f"prefect-worker@far-1.service on {other.name}: pool general, online" in provisioned.joined
     assert f"prefect-worker@far-2.service on {other.name}: pool general, queues low, online" in provisioned.joined
+    assert other.ssh(f"ls -d {' '.join(OLDER)}", check=False).stdout == ""
+    assert (
+        other.ssh("ls /opt/prefect/backups/releases /opt/prefect/backups/venvs | grep -cE '^[0-9a-f]{12}$'").stdout
+        == "2\n"
+    )
 
 
 def test_it_tells_people_when_the_server_does_not_answer_it(vps, other, provisioned):
