@@ -45,7 +45,7 @@ def body(news: News, left: Sequence[Problem], host: str, now: float, overview: s
     if news.over:
         lines.append("Resolved:")
         lines += [
-            f"  {one.check} (was {WORDS[one.level]} for {duration(max(0.0, one.well - one.since))})"
+            f"  {one.check} (was {'a ' * (one.level is Level.WARNING)}{WORDS[one.level]} for {duration(max(0.0, one.well - one.since))})"
             for one in news.over
         ]
         lines.append("")

@@ -201,10 +201,11 @@ def test_a_message_has_the_fact_since_when_and_what_to_do():
 def test_a_message_that_all_is_well_again():
     api = Problem("public endpoint", "API", BAD, "no answer", since=BEGAN, well=BEGAN + 600, told=BEGAN + 120)
     disk = Problem("machine", "disk /", WARNING, "86% used", since=BEGAN)
-    news = News(over=[api])
-    assert message.title(news, "vps") == "vps: resolved: API"
+    swap = Problem("machine", "swap", WARNING, "60%", since=BEGAN, well=BEGAN + 7200, told=BEGAN + 1800)
+    news = News(over=[api, swap])
+    assert message.title(news, "vps") == "vps: resolved: API, swap"
     assert message.body(news, [disk], "vps", BEGAN + 900) == (
-        "Resolved:\n  API (was bad for 10 minutes)\n\nReported before, and still so: disk /\n\n"
+        "Resolved:\n  API (was bad for 10 minutes)\n  swap (was a warning for 2 hours)\n\nReported before, and still so: disk /\n\n"
         "All problems, on vps as root: prefect-doctor --bad\n"
     )
 
