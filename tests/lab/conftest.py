@@ -24,7 +24,7 @@ import testinfra
 import yaml
 from testinfra.host import Host
 
-from tests.lab.shards import ORDER, this_shard
+from tests.lab.shards import ORDER, SPACE, this_shard
 from tests.lab.vps import engine, images, inventory, provision
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.playbook import PlaybookRun, run_playbook
@@ -143,7 +143,9 @@ def make_vps(lab: images.LabImages) -> Iterator[Callable[..., Vps]]:
     made: list[Vps] = []
 
     def make(name: str, domain: str | None = None) -> Vps:
-        vps = Vps(name)
+        space = os.environ.get(SPACE, "")
+        # Not that of another checkout, which it would take down.
+        vps = Vps(name if not space or name.startswith(NAME) else f"{name}-{space}")
         vps.down()
         made.append(vps)
         vps.up(domain=domain)
