@@ -140,8 +140,7 @@ def look(postgres: Postgres, states: Sequence[str], position: Position, now: flo
     begin, cutoff = since(position, now), now - OLDEST
     given: dict[str, Any] = {"states": [name.lower() for name in states], "sent": list(position.sent), "most": MOST + 1}
     too_old = 0
-    with postgres.connect() as connection:
-        connection.execute("SET statement_timeout = 5000")
+    with postgres.connect(patience=5.0) as connection:
         if begin < cutoff:
             moments = {"since": datetime.fromtimestamp(begin, UTC), "before": datetime.fromtimestamp(cutoff, UTC)}
             counted = connection.execute(COUNT, {**given, **moments}).fetchone()

@@ -190,6 +190,7 @@ INDEX = "CREATE UNIQUE INDEX CONCURRENTLY lab_index ON lab_worn (id)"
 CONNECTIONS = """
 import time, psycopg
 kept = [psycopg.connect("host=/var/lib/prefect/postgres/socket user=prefect dbname=prefect") for _ in range(28)]
+open("/run/lab-connected", "w")
 time.sleep(60)
 """
 PYTHON = "/opt/prefect/backups/venv/bin/python"
@@ -220,11 +221,12 @@ def worn(vps: Vps, endpoint: Endpoint) -> Iterator[None]:
     vps.ssh(
         f"systemd-run --unit=lab-connections {PYTHON} -c '{CONNECTIONS}'; touch -d '8 days ago' /run/reboot-required;"
         f" mount -t tmpfs -o size=64m none {STAGING}"
+        "; for i in $(seq 100); do test -e /run/lab-connected && break; sleep 0.1; done"
     )
     try:
         yield
     finally:
-        vps.ssh(f"umount {STAGING}; systemctl stop lab-connections; rm /run/reboot-required")
+        vps.ssh(f"umount {STAGING}; systemctl stop lab-connections; rm -f /run/reboot-required /run/lab-connected")
         psql(vps, "DROP TABLE lab_worn")
         for one in ids:
             endpoint.delete(f"/api/flow_runs/{one}").raise_for_status()

@@ -5,14 +5,12 @@ off again.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +18,11 @@ import pytest
 from tests.lab import restores
 from tests.lab.people import Person, gateway
 from tests.lab.vps.endpoint import Endpoint
-from tests.lab.vps.playbook import PlaybookRun
+from tests.lab.vps.playbook import REPOSITORY, PlaybookRun
 from tests.lab.vps.vps import Vps
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+import _promtool
 
 TAGS = ("--tags", "stack,metrics,automations")
 SOCKETS = "/var/lib/prefect/monitoring"
@@ -126,15 +127,11 @@ def test_a_scrape(endpoint: Endpoint, name: str) -> None:
 
 def assert_promtool_takes(text: str) -> None:
     """It reads the whole, and finds nothing to say about names and units of the kit's own."""
-    promtool = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-kit" / "promtool" / "promtool"
-    )
-    command = [shutil.which("promtool") or str(promtool), "check", "metrics"]
-    if not Path(command[0]).exists():
+    if not (promtool := _promtool.there()):
         # Lint, which comes before, has said that this machine has none.
         return
     # 3: it has read everything, and would have called something otherwise.
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True)
     assert done.returncode in (0, 3), done.stderr
     assert "prefect_kit" not in done.stdout + done.stderr
 
