@@ -70,6 +70,8 @@ NOT_LINTED = {
     "*.png": "a picture",
     "*.svg": "a picture",
     "systemd/prefect-automations.conf": "tinyproxy's; tests/lab/test_monitoring.py has it read",
+    "caddy/fail2ban/*.conf": "fail2ban's; tests/unit/test_guessing.py reads them, and the lab's fail2ban runs by them",
+    "caddy/fail2ban/*.nft": "nft needs a kernel to check them; the lab loads them",
     "docs/monitoring/grafana.json": "tests/unit/test_monitoring.py reads it, panel by panel",
     "tests/lab/seed/*.sql": "the lab runs it",
     "*/Dockerfile": "the lab builds it",

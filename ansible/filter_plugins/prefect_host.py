@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Any
 
 SYSTEMS = {("debian", "13")}
@@ -220,6 +222,28 @@ def prefect_worker_host_problems(seen: dict[str, Any]) -> list[str]:
     return problems
 
 
+def prefect_never_blocked(named: Iterable[str], hosts: Iterable[str]) -> list[str]:
+    """Who is never blocked for failed logins, as networks that fail2ban takes.
+
+    Of IPv6 the reverse proxy tells the /64, so that is the least that can be named.
+
+    Args:
+        named: addresses and networks of the settings. Raises ValueError for one that is none.
+        hosts: names and addresses by which the inventory reaches its hosts; a name says nothing of the address that they have.
+    """
+    given = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", *named)]
+    for host in hosts:
+        try:
+            given.append(ipaddress.ip_network(host))
+        except ValueError:
+            continue
+    networks = [
+        one if one.version == 4 or one.prefixlen <= 64 else one.supernet(new_prefix=64) for one in dict.fromkeys(given)
+    ]
+    single = [str(one.network_address if one.prefixlen == one.max_prefixlen else one) for one in networks]
+    return list(dict.fromkeys(single))
+
+
 def prefect_release_problem(directory: str, left_out: list[str]) -> str:
     """Why a changed release is not deployed by a run that leaves out hosts which would run it."""
     return (
@@ -302,6 +326,7 @@ class FilterModule:
         return {
             "prefect_domain_problem": prefect_domain_problem,
             "prefect_host_problems": prefect_host_problems,
+            "prefect_never_blocked": prefect_never_blocked,
             "prefect_release_problem": prefect_release_problem,
             "prefect_first_run": prefect_first_run,
             "prefect_phases": prefect_phases,

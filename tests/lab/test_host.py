@@ -82,11 +82,26 @@ def test_a_broken_rule_file_opens_nothing(host):
         ("kbdinteractiveauthentication", "no"),
         ("permitrootlogin", "without-password"),
         ("x11forwarding", "no"),
+        ("allowagentforwarding", "no"),
+        ("allowtcpforwarding", "no"),
+        ("allowstreamlocalforwarding", "no"),
+        ("persourcenetblocksize", "32:64"),
     ],
 )
 def test_sshd_takes_keys_only(host, key, value):
     settings = dict(line.split(" ", 1) for line in host.check_output("sshd -T").splitlines() if " " in line)
     assert settings[key] == value
+
+
+def test_sshd_offers_nothing_weak(host):
+    settings = dict(line.split(" ", 1) for line in host.check_output("sshd -T").splitlines() if " " in line)
+    assert {name.partition("-etm@")[0] for name in settings["macs"].split(",")} <= {
+        "hmac-sha2-256",
+        "hmac-sha2-512",
+        "umac-128",
+    }
+    assert all("25519" in name or name.endswith("sha512") for name in settings["kexalgorithms"].split(","))
+    assert "cbc" not in settings["ciphers"]
 
 
 def test_sshd_offers_no_password_from_outside(vps):

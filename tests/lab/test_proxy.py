@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import socket
 import ssl
 import statistics
@@ -390,6 +391,85 @@ def test_large_bodies_pass_and_huge_ones_do_not(endpoint) -> None:
     large = endpoint.post("/api/flow_runs/filter", {"limit": 1, "padding": "x" * 5_000_000})
     assert large.status_code in {200, 422}, "refused or taken by Prefect, not by the reverse proxy"
     assert endpoint.post("/api/flow_runs/filter", {"padding": "x" * 17_000_000}).status_code == 413
+
+
+# --- who guesses passwords ---------------------------------------------------------------------------------------------
+
+# On one connection, until it is cut ($1: address, $2: name, $3: most tries). A name that nobody has costs no hash.
+GUESSES = """
+import base64, json, socket, ssl, sys, time
+address, name, most = sys.argv[1], sys.argv[2], int(sys.argv[3])
+plain = socket.create_connection((address, 443), 10)
+stream = ssl._create_unverified_context().wrap_socket(plain, server_hostname=name)
+made, ended, own = 0, "", stream.getsockname()[0]
+try:
+    while made < most:
+        login = base64.b64encode(f"guesser:{made}".encode()).decode()
+        stream.sendall(f"GET /api/health HTTP/1.1\\r\\nHost: {name}\\r\\nAuthorization: Basic {login}\\r\\n\\r\\n".encode())
+        assert stream.recv(65536).startswith(b"HTTP/1.1 401 ")
+        made += 1
+        time.sleep(0.1)
+except OSError as error:
+    ended = type(error).__name__
+print(json.dumps({"made": made, "ended": ended, "own": own}))
+"""
+# $1 is a line of Caddy's of a failed login: whoever writes to the journal may call himself what he likes.
+FORGED = """
+for _ in 1 2 3 4 5 6 7 8; do
+    printf 'MESSAGE=%s\\nPRIORITY=3\\nSYSLOG_IDENTIFIER=prefect-caddy\\nCONTAINER_NAME=prefect-caddy\\nCONTAINER_TAG=prefect-caddy\\n' "$1" |
+        logger --journald
+done
+"""
+FAILED_LOGINS = "journalctl -n 1 -o cat PRIORITY=3 _SYSTEMD_UNIT=docker.service CONTAINER_NAME=prefect-caddy"
+FINDING = '/opt/prefect/backups/venv/bin/python -c "from prefect_doctor import logs; print(logs.findings(logs.look())[0].measured)"'
+
+
+@pytest.fixture
+def few_guesses(host: Host) -> Iterator[None]:
+    """Five instead of the lab's thousand; afterwards nobody is blocked."""
+    assert host.check_output("fail2ban-client get prefect maxretry") == "1000"
+    host.run_expect([0], "fail2ban-client set prefect maxretry 5")
+    yield
+    host.run_expect([0], "fail2ban-client set prefect maxretry 1000; fail2ban-client unban --all")
+
+
+def test_who_guesses_is_blocked_and_nobody_else(endpoint, vps, host: Host, few_guesses: None) -> None:
+    domain = urlsplit(endpoint.url).hostname
+
+    def guess(most: int) -> dict[str, Any]:
+        return json.loads(
+            vps.outsider("python3", "-c", GUESSES, vps.address, domain, str(most), check=False).stdout or "{}"
+        )
+
+    line = re.sub(r'"network":"[^"]*"', '"network":"203.0.113.9"', host.check_output(FAILED_LOGINS))
+    assert "203.0.113.9" in line
+    for user in ("nobody", "root"):
+        vps.ssh(f"runuser --user {user} -- sh -c {shlex.quote(FORGED)} _ {shlex.quote(line)}")
+    found = guess(100)
+    # Within a second or so of the fifth. (A run before this one on a kept VPS counts, too.)
+    assert 1 <= found["made"] < 100 and found["ended"] == "ConnectionResetError", found
+    status = host.check_output("fail2ban-client status prefect")
+    assert status.split("Banned IP list:")[1].split() == [found["own"]], status
+    assert guess(1) == {}, "a new connection"
+    assert endpoint.get("/api/health").status_code == 200, "another address"
+    finding = host.check_output(f"cd $(dirname $(readlink -f /usr/local/sbin/prefect-doctor)); {FINDING}")
+    assert f"blocked: {found['own']}" in finding
+
+    # What the firewall does to its own rules leaves it, and so does a new start of fail2ban.
+    host.run_expect([0], "systemctl reload prefect-firewall && systemctl restart fail2ban")
+    kept = f"nft list set inet prefect-blocked ipv4 | grep -q {found['own']}"
+    host.run_expect([0], f"timeout 20 sh -c 'until {kept}; do sleep 0.2; done'")
+    assert guess(1) == {}
+
+    # By the command of docs/security.md.
+    host.run_expect([0], f"fail2ban-client unban {found['own']}")
+    assert guess(1)["made"] == 1
+
+
+def test_the_processor_time_of_the_proxy_is_limited_where_it_can_be(host: Host) -> None:
+    quota = int(host.check_output("docker inspect --format '{{.HostConfig.CpuQuota}}' prefect-caddy"))
+    possible = host.check_output("docker info --format '{{.CPUCfsQuota}}'") == "true"
+    assert quota == (int(host.check_output("nproc")) * 50_000 if possible else 0)
 
 
 # --- the access log ------------------------------------------------------------------------------------------------

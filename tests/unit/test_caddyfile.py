@@ -24,10 +24,13 @@ import pytest
 from prefect_doctor.finding import Finding, Level
 from prefect_watch import status as watch
 
+from .test_proxy_names import proxy as proxy_names
+
 CADDY = shutil.which("caddy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 FILES = Path(__file__).resolve().parents[2] / "caddy"
 # Of the word "password", at the cost that the playbook uses.
 HASH = "$2a$10$jBeC1RLviSLpKhqzgAYNE.oGdkmkJuNoyczjxEh30fi0h0nFdriR6"
+known_names = proxy_names.prefect_known_names
 MODES = ("acme", "internal", "files")
 
 
@@ -42,6 +45,8 @@ class Caddy:
         (directory / "names.caddy").write_text(names)
         (directory / "monitors.caddy").write_text(f"pinger {HASH}\n")
         (directory / "monitoring-names.caddy").write_text(names + 'header Authorization "Basic cGluZ2VyO*"\n')
+        tried = "".join(f'\t"~{known_names([name])}" {name}\n' for name in ("alice", "pinger"))
+        (directory / "tried.caddy").write_text(f"map {{http.request.header.Authorization}} {{tried}} {{\n{tried}}}\n")
         for file in FILES.iterdir():
             text = file.read_text().replace("/etc/prefect-caddy", str(directory))
             (directory / file.name).write_text(text.replace("/run/prefect-monitoring", str(directory)))

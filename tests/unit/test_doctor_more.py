@@ -129,6 +129,10 @@ def test_failed_logins_of_the_last_hour_at_the_proxy():
     lines = [failed("203.0.113.5", NOW - 9000), *[failed("203.0.113.5", NOW - 60)] * 3, failed("203.0.113.6", NOW)]
     found = logs.of_proxy([*lines, tls("error", "x", NOW)], NOW)
     assert (found.count, found.addresses.most_common(1), found.seconds) == (4, [("203.0.113.5", 3)], 3600)
+    assert not found.names
+    tried = [{**lines[1], "tried": name} for name in ("worker-general-1", "worker-general-1", "admin", None)]
+    (line, *_) = logs.findings(Logs(logs.of_proxy(tried, NOW)))
+    assert line.measured.endswith("the most (4) from 203.0.113.5, as worker-general-1 (2), admin (1)")
     assert logs.entries(['{"a": 1}', "panic: runtime error", "7", ""]) == [{"a": 1}]
 
 
@@ -141,6 +145,41 @@ def test_a_flood_says_of_which_time_it_is():
         "5,000 in the last 30 s (older ones were not read) from 1 address, the most (5,000) from 203.0.113.5",
     )
     assert line.mend.endswith("nft insert rule inet prefect prerouting ip saddr 203.0.113.5 drop")
+
+
+STATUS = """\
+Status for the jail: prefect
+|- Filter
+|  |- Currently failed:\t1
+|  |- Total failed:\t22
+|  `- Journal matches:\t_SYSTEMD_UNIT=docker.service + _UID=0
+`- Actions
+   |- Currently banned:\t2
+   |- Total banned:\t3
+   `- Banned IP list:\t203.0.113.5 2001:db8:1:2::
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "level", "words", "mend"),
+    [
+        (logs.of_jail(STATUS), OK, "blocked: 203.0.113.5, 2001:db8:1:2::", ""),
+        (logs.of_jail(STATUS[: STATUS.rindex(":\t") + 2]), OK, "nobody is blocked", ""),
+        (logs.Blocked(True, [str(number) for number in range(7)]), OK, "blocked: 0, 1, 2, 3, 4 and 2 more", ""),
+        # Nothing on stdout: it does not run.
+        (
+            logs.of_jail(""),
+            WARNING,
+            "nobody is blocked, because fail2ban does not run",
+            "systemctl status fail2ban; systemctl restart fail2ban",
+        ),
+    ],
+)
+def test_who_is_blocked(blocked, level, words, mend):
+    lines = [{**failed("2001:db8:1:2::abcd", NOW), "network": "2001:db8:1:2::"}]
+    (line, *_) = logs.findings(Logs(logs.of_proxy(lines, NOW), blocked=blocked))
+    assert (line.level, line.mend) == (level, mend)
+    assert line.measured == f"1 in the last hour from 1 address, the most (1) from 2001:db8:1:2::; {words}"
 
 
 SSHD = """\

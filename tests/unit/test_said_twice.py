@@ -173,7 +173,7 @@ def comments(role: str) -> dict[str, str]:
     text = (ROLES / role / "defaults" / "main.yml").read_text()
     return {
         name: " ".join(re.sub(r"^# ?", "", block, flags=re.MULTILINE).split())
-        for block, name in re.findall(r"((?:^#[^\n]*\n)+)^([a-z_]+):", text, re.MULTILINE)
+        for block, name in re.findall(r"((?:^#[^\n]*\n)+)^([a-z0-9_]+):", text, re.MULTILINE)
     }
 
 

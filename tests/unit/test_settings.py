@@ -58,6 +58,7 @@ def settings(tmp_path) -> dict[str, Any]:
         "prefect_workers": [{"name": "general-1", "pool": "general", "limit": 4}],
         "stack_postgres_memory_mb": 512,
         "stack_server_memory_mb": 768,
+        "stack_caddy_cpu_percent": 100,
         "flows_directory": str(ANSIBLE.parent / "flows"),
         "flows_pool": "general",
     }
@@ -771,6 +772,21 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
         ),
         ("host_firewall_tcp_ports", [70000], 'host_firewall_tcp_ports: "70000" is not a port from 1 to 65535'),
         (
+            "host_guessing_never_block",
+            ["203.0.113.7", "office.example.org"],
+            'host_guessing_never_block: "office.example.org" is no address or network, such as 203.0.113.7 or 203.0.113.0/24',
+        ),
+        (
+            "host_guessing_never_block",
+            ["203.0.113.7/24"],
+            'host_guessing_never_block: "203.0.113.7/24" is no address or network, such as 203.0.113.7 or 203.0.113.0/24',
+        ),
+        (
+            "host_guessing_longest_block_seconds",
+            59,
+            'host_guessing_longest_block_seconds is "59"; it must be from 60 (host_guessing_block_seconds) to 86400',
+        ),
+        (
             "host_firewall_trusted_interfaces",
             ['wg0" } accept'],
             'host_firewall_trusted_interfaces: "wg0" } accept" is no name of a network interface, such as wg0',
@@ -828,6 +844,7 @@ def test_good_host_settings(said, certificate, tmp_path):
             host_admin_keys=[KEY, f"{KEY} ada@laptop", f'from="10.0.0.0/8" {KEY}'],
             host_firewall_tcp_ports=[8443, "9000"],
             host_firewall_trusted_interfaces=["wg0", "eth0.100"],
+            host_guessing_never_block=["203.0.113.7", "203.0.113.0/24", "2001:db8::/32"],
             host_extra_ca_certificates=[str(tmp_path / "cert.pem")],
         )
         == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import zoneinfo
 from pathlib import Path
@@ -14,6 +15,8 @@ SIZE = re.compile(r"[1-9][0-9]*[KMGT]")
 UPLOAD = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/\S*)?")
 INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}")
 PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) [A-Za-z0-9+/]{60,}=*(\s|$)")
+# As long as fail2ban remembers (dbpurgeage).
+A_DAY = 86400
 # Users of the system, and those that the playbook makes for its services.
 RESERVED_USERS = ("root", "prefect", "prefect-server", "prefect-caddy", "prefect-docker")
 
@@ -94,6 +97,29 @@ def interface_problems(settings: dict[str, Any]) -> list[str]:
         for name in settings["host_firewall_trusted_interfaces"]
         if not INTERFACE.fullmatch(name)
     ]
+
+
+def guessing_problems(settings: dict[str, Any]) -> list[str]:
+    """Addresses that are none, and blocks that end before they begin or are forgotten before they end."""
+
+    def is_network(text: str) -> bool:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            return False
+        return True
+
+    problems = [
+        f"host_guessing_never_block: {quoted(text)} is no address or network, such as 203.0.113.7 or 203.0.113.0/24"
+        for text in settings["host_guessing_never_block"]
+        if not is_network(text)
+    ]
+    first, longest = settings["host_guessing_block_seconds"], settings["host_guessing_longest_block_seconds"]
+    if not first <= longest <= A_DAY:
+        problems.append(
+            f"{given('host_guessing_longest_block_seconds', longest)}; it must be from {first} (host_guessing_block_seconds) to {A_DAY}"
+        )
+    return problems
 
 
 def authority_problems(settings: dict[str, Any]) -> list[str]:

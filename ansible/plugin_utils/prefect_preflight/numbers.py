@@ -10,11 +10,14 @@ from .words import quoted
 LEAST = {
     "prefect_events_retention_days": 1,
     "prefect_runs_retention_days": 1,
+    "host_guessing_limit": 0,
+    "host_guessing_block_seconds": 1,
     "preflight_min_memory_mb": 0,
     "preflight_min_free_disk_gb": 0,
     "stack_postgres_memory_mb": 256,
     "stack_server_memory_mb": 512,
     "stack_caddy_memory_mb": 64,
+    "stack_caddy_cpu_percent": 0,
     # The server's pool is 20, and a migration, a backup and a person with psql want in as well.
     "stack_postgres_max_connections": 30,
     "stack_start_timeout": 60,

@@ -32,6 +32,8 @@ def group_variables(domain: str, images: LabImages, more: Mapping[str, Any] | No
         "prefect_domain": domain,
         "prefect_email": "admin@lab.test",
         "prefect_tls": "internal",
+        # The tests log in with wrong passwords, from one address, many times in ten minutes.
+        "host_guessing_limit": 1000,
         # The least that is allowed: tests wait for it.
         "workers_crash_seconds": 90,
         "host_extra_ca_certificates": [str(path) for path in extra_ca_certificates()],
