@@ -108,7 +108,7 @@ def test_the_host_tells_the_proxy_of_itself_and_hears_nothing() -> None:
     mounts = [mount for mount in SERVICES["caddy"]["volumes"] if mount["source"] == "/var/lib/prefect/monitoring"]
     assert [(mount["target"], mount["read_only"]) for mount in mounts] == [("/run/prefect-monitoring", True)]
     assert str(status.PATH.parent) == mounts[0]["source"]
-    proxy = "".join(path.read_text() for path in (COMPOSE.parents[1] / "caddy").iterdir())
+    proxy = "".join(path.read_text() for path in (COMPOSE.parents[1] / "caddy").glob("*[Cc]addy*"))
     named = set(re.findall(rf"{mounts[0]['target']}/([\w.]+)", proxy))
     sockets = [path.read_text() for path in (COMPOSE.parents[1] / "systemd").glob("prefect-metrics-*.socket")]
     listening = {line for text in sockets for line in re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)}
