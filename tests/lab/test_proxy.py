@@ -408,7 +408,7 @@ try:
         stream.sendall(f"GET /api/health HTTP/1.1\\r\\nHost: {name}\\r\\nAuthorization: Basic {login}\\r\\n\\r\\n".encode())
         assert stream.recv(65536).startswith(b"HTTP/1.1 401 ")
         made += 1
-        time.sleep(0.1)
+        time.sleep(0.01)
 except OSError as error:
     ended = type(error).__name__
 print(json.dumps({"made": made, "ended": ended, "own": own}))
@@ -426,9 +426,9 @@ FINDING = '/opt/prefect/backups/venv/bin/python -c "from prefect_doctor import l
 
 @pytest.fixture
 def few_guesses(host: Host) -> Iterator[None]:
-    """Five instead of the lab's thousand; afterwards nobody is blocked."""
+    """Fewer than the lab's thousand, and more than the tests have made before; afterwards nobody is blocked."""
     assert host.check_output("fail2ban-client get prefect maxretry") == "1000"
-    host.run_expect([0], "fail2ban-client set prefect maxretry 5")
+    host.run_expect([0], "fail2ban-client set prefect maxretry 200")
     yield
     host.run_expect([0], "fail2ban-client set prefect maxretry 1000; fail2ban-client unban --all")
 
@@ -445,9 +445,9 @@ def test_who_guesses_is_blocked_and_nobody_else(endpoint, vps, host: Host, few_g
     assert "203.0.113.9" in line
     for user in ("nobody", "root"):
         vps.ssh(f"runuser --user {user} -- sh -c {shlex.quote(FORGED)} _ {shlex.quote(line)}")
-    found = guess(100)
-    # Within a second or so of the fifth. (A run before this one on a kept VPS counts, too.)
-    assert 1 <= found["made"] < 100 and found["ended"] == "ConnectionResetError", found
+    found = guess(3000)
+    # Within a second or so of the last that is allowed. (A run before this one on a kept VPS counts, too.)
+    assert 1 <= found["made"] < 3000 and found["ended"] == "ConnectionResetError", found
     status = host.check_output("fail2ban-client status prefect")
     assert status.split("Banned IP list:")[1].split() == [found["own"]], status
     assert guess(1) == {}, "a new connection"
