@@ -65,6 +65,7 @@ NOT_LINTED = {
     "*requirements*.in": "the source of a lock: scripts/lock reads it",
     "*requirements*.txt": "a lock, written by uv; tests/unit/test_said_twice.py looks at it",
     "*/prefect-[0-9]*.in": "the source of a lock for one version of Prefect: scripts/lock reads it",
+    "compose/server/access/routes.txt": "a table; tests/unit/test_access.py reads it, and the contract test holds it against Prefect",
     "*/prefect-[0-9]*.txt": "such a lock, written by uv; tests/unit/test_version.py looks at it",
     "*.md": "prose; tests/unit/test_docs.py looks at links and commands",
     "*.png": "a picture",

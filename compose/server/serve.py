@@ -17,5 +17,9 @@ if __name__ == "__main__":
     gc.set_threshold(OBJECTS)
     # By its path: started with python -P, and what lies here is no module of Prefect's.
     runpy.run_path(str(Path(__file__).with_name("way_out.py")))["take_it"]()
+    sys.path.append(str(Path(__file__).parent))
+    from access import wall
+
+    wall.build()
     sys.argv[1:] = ["server", "start"]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

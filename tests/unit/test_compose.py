@@ -180,11 +180,12 @@ def test_the_servers_programs_are_mounted_and_a_change_of_them_makes_a_new_conta
     assert server["healthcheck"]["test"] == ["CMD", "sh", f"{mount['target']}/healthcheck.sh"]
     assert "prefect-kit.programs: ${SERVER_PROGRAMS:-}" in text
     role = COMPOSE.parents[1] / "ansible" / "roles" / "stack"
-    placed = yaml.safe_load((role / "vars" / "main.yml").read_text())["__stack_programs"]
-    programs = {path.name for path in (COMPOSE.parent / "server").iterdir() if path.is_file()}
-    assert set(placed) == programs
+    placed = yaml.safe_load((role / "vars" / "main.yml").read_text())
+    for directory, names in (("server", "__stack_programs"), ("server/access", "__stack_access")):
+        programs = {path.name for path in (COMPOSE.parent / directory).iterdir() if path.is_file()}
+        assert set(placed[names]) == programs
     assert (
-        "SERVER_PROGRAMS={{ query('ansible.builtin.file', *(__stack_programs"
+        "SERVER_PROGRAMS={{ query('ansible.builtin.file', *((__stack_programs + (__stack_access"
         in (role / "templates" / "stack.env.j2").read_text()
     )
 

@@ -178,7 +178,7 @@ def test_inventories_have_variables_of_their_own(said):
             "prefect_users",
             [{"name": "ada"}, {"nmae": "bob"}],
             [
-                'prefect_users, entry 2: there is no key "nmae"; allowed are name and kind',
+                'prefect_users, entry 2: there is no key "nmae"; allowed are name, kind, role, deployments and blocks',
                 'prefect_users, entry 2: the key "name" is missing',
             ],
         ),
@@ -190,7 +190,7 @@ def test_inventories_have_variables_of_their_own(said):
         (
             "prefect_workers",
             [{"name": "a", "pool": "general", "limits": 2}],
-            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, environment, secrets, memory_max, cpu_weight and devices',
+            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, blocks, write_variables, environment, secrets, memory_max, cpu_weight and devices',
         ),
         (
             "prefect_workers",
@@ -355,6 +355,28 @@ def certificate(tmp_path):
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey, encryption: serialization.KeySerializationEncryption):
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+
+
+def test_roles_of_accounts(said):
+    assert said(prefect_users=[{"name": "ada", "role": "viewer"}]) == [
+        "prefect_users: nobody has the role admin; one has to, for work pools, blocks and automations"
+    ]
+    users = [
+        {"name": "ada"},
+        {"name": "shop", "role": "trigger"},
+        {"name": "till", "role": "trigger", "deployments": ["order/ship", "order", "a//b", "/x"]},
+        {"name": "bob", "role": "operator", "deployments": ["order/ship"], "blocks": ["secret/x", "x"]},
+        {"name": "eve", "role": "admin", "blocks": ["secret/x"]},
+    ]
+    assert said(prefect_users=users) == [
+        'prefect_users: "shop" has the role trigger and no deployments; name those that it may run: [FLOW/DEPLOYMENT]',
+        'prefect_users: "till": deployments has "order"; it must be FLOW/DEPLOYMENT',
+        'prefect_users: "till": deployments has "a//b"; it must be FLOW/DEPLOYMENT',
+        'prefect_users: "till": deployments has "/x"; it must be FLOW/DEPLOYMENT',
+        'prefect_users: "bob" has deployments, which only limit the role trigger; its role is operator',
+        'prefect_users: "bob": blocks has "x"; it must be TYPE/NAME',
+        'prefect_users: "eve" has blocks; the role admin reads all anyway',
+    ]
 
 
 @pytest.mark.parametrize("name", ["prefect.example.org", "*.example.org"])

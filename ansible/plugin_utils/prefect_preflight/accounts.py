@@ -29,7 +29,40 @@ def user_problems(settings: dict[str, Any]) -> list[str]:
     ]
     if not names:
         problems.append("prefect_users is empty; without a user nobody can log in")
+    return problems + role_problems(settings["prefect_users"])
+
+
+def role_problems(users: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with what people and programs may do."""
+    problems = []
+    if users and not any(user.get("role", "admin") == "admin" for user in users):
+        problems.append("prefect_users: nobody has the role admin; one has to, for work pools, blocks and automations")
+    for user in users:
+        who, role, listed = (
+            f"prefect_users: {quoted(user['name'])}",
+            user.get("role", "admin"),
+            user.get("deployments") or [],
+        )
+        if role == "trigger" and not listed:
+            problems.append(
+                f"{who} has the role trigger and no deployments; name those that it may run: [FLOW/DEPLOYMENT]"
+            )
+        if role != "trigger" and listed:
+            problems.append(f"{who} has deployments, which only limit the role trigger; its role is {role}")
+        problems += bad_pairs(who, "deployments", "FLOW/DEPLOYMENT", listed)
+        problems += bad_pairs(who, "blocks", "TYPE/NAME", user.get("blocks") or [])
+        if role in ("admin", "trigger") and user.get("blocks"):
+            problems.append(f"{who} has blocks; the role {role} reads {'all' if role == 'admin' else 'none'} anyway")
     return problems
+
+
+def bad_pairs(who: str, key: str, form: str, values: list[str]) -> list[str]:
+    """What is wrong with names of two parts, such as secret/db-password."""
+    return [
+        f"{who}: {key} has {quoted(value)}; it must be {form}"
+        for value in values
+        if len(value.split("/")) != 2 or not all(part.strip() for part in value.split("/"))
+    ]
 
 
 def monitor_problems(settings: dict[str, Any]) -> list[str]:

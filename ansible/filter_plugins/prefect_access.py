@@ -1,0 +1,44 @@
+"""What each account may do at Prefect's API, as compose/server/access reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: Of an account that the inventory gives none: as it was before there were roles.
+DEFAULT_ROLE = "admin"
+#: What an account has beside its role.
+LISTS = ("pools", "deployments", "blocks", "more")
+
+
+def prefect_worker_accounts(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The account of each worker, on whichever host: of its work pool, and the blocks that its flows may read."""
+    return [
+        {
+            "name": f"worker-{worker['name']}",
+            "kind": "service",
+            "role": "worker",
+            "pools": [worker.get("pool", "")],
+            "blocks": list(worker.get("blocks") or []),
+            "more": ["variables"] if worker.get("write_variables") else [],
+        }
+        for worker in workers
+    ]
+
+
+def prefect_rights(accounts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Accounts by name, with their role and what limits or widens it."""
+    return {
+        account["name"]: {
+            "role": account.get("role") or DEFAULT_ROLE,
+            **{key: sorted(account[key]) for key in LISTS if account.get(key)},
+        }
+        for account in accounts
+    }
+
+
+class FilterModule:
+    """The filters of this file, under their own names."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"prefect_worker_accounts": prefect_worker_accounts, "prefect_rights": prefect_rights}

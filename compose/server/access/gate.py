@@ -1,0 +1,219 @@
+"""The gate before Prefect's application: an ASGI application around another one."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from . import audit, decide, routes
+from .decide import Asked, Question, Thing
+from .roles import Account, Accounts
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: By which Caddy says whose password a request came with. It is the only one of another machine's that gets here: the networks of
+#: compose.yml have no others in them, and no address of the host's.
+ACCOUNT = b"x-prefect-account"
+#: That a request was passed on; Caddy adds it to each, and what is in this container does not.
+FORWARDED = b"x-forwarded-for"
+#: Who may start a program in this container can do anything (root on the host).
+LOCAL = Account("root", "admin")
+#: Bytes of a body that is looked at; Caddy lets none through that is larger.
+LARGEST = 16 * 1024 * 1024
+#: Facts that are remembered: what work pool a flow run is of does not change while it is under way.
+REMEMBERED = 4096
+#: A websocket that is refused (RFC 6455, policy violation).
+REFUSED = 1008
+
+
+@dataclass(frozen=True)
+class Came:
+    """Whom a request is of."""
+
+    name: str
+    account: Account | None
+
+
+class Gate:
+    """Asks for each request whether its account may, and only then passes it on."""
+
+    def __init__(self, app: App, accounts: Accounts, note: Callable[[audit.Entry], None]) -> None:
+        """
+        Args:
+            app: Prefect's.
+            note: writes down who has changed what.
+        """
+        self._app, self._accounts, self._note = app, accounts, note
+        self._known: OrderedDict[Question, Thing] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        came = self._came(scope)
+        method = "WS" if scope["type"] == "websocket" else scope["method"]
+        path = scope["path"]
+        found = routes.table().find(method, path)
+        if came.account is not None and decide.needs_body(came.account, found):
+            body, receive = await _body(receive)
+        else:
+            body = None
+        asked = Asked(method, path, _query(scope), body)
+        answers: dict[Question, Thing] = {}
+        if came.account is not None:
+            for question in decide.questions(came.account, asked, found):
+                answers[question] = await self._answer(question)
+        if why := decide.refusal(came.account, asked, found, answers):
+            self._note(audit.entry(came.name, came.account, asked, found, 403, why, scope))
+            await (_close(receive, send) if method == "WS" else _forbid(send, why))
+            return
+        await self._app(scope, receive, self._noted(send, came, asked, found, scope))
+
+    def _came(self, scope: Scope) -> Came:
+        """Whom it is of; the header that says so ends here."""
+        headers = dict(scope["headers"])
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != ACCOUNT]
+        if FORWARDED not in headers and (scope.get("client") or ("",))[0] in ("127.0.0.1", "::1"):
+            return Came(LOCAL.name, LOCAL)
+        name = headers.get(ACCOUNT, b"").decode("latin-1")
+        return Came(name, self._accounts.get(name))
+
+    def _noted(self, send: Send, came: Came, asked: Asked, found: decide.Found, scope: Scope) -> Send:
+        """Notes the answer to whatever changes something."""
+        if not audit.changes(asked, found):
+            return send
+
+        async def noted(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                status = message.get("status", 101)
+                self._note(audit.entry(came.name, came.account, asked, found, status, "", scope))
+            await send(message)
+
+        return noted
+
+    async def _answer(self, question: Question) -> Thing:
+        """A fact, asked of Prefect's application as any client would."""
+        if question in self._known:
+            self._known.move_to_end(question)
+            return self._known[question]
+        thing = await self._look(question)
+        if thing != Thing():
+            self._known[question] = thing
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return thing
+
+    async def _look(self, question: Question) -> Thing:
+        if question.kind == "flow_run":
+            run = await self._get(f"/api/flow_runs/{question.id}")
+            deployment = run.get("deployment_id")
+            name = (await self._answer(Question("deployment", deployment))).name if deployment else ""
+            pool = run.get("work_pool_name") or await self._pool_of_parent(run)
+            return Thing(pool, name)
+        if question.kind == "deployment":
+            found = await self._get(f"/api/deployments/{question.id}")
+            flow = await self._get(f"/api/flows/{found['flow_id']}") if found.get("flow_id") else {}
+            name = f"{flow.get('name')}/{found.get('name')}" if flow else ""
+            return Thing(found.get("work_pool_name") or "", name)
+        found = await self._get(f"/api/block_documents/{question.id}")
+        kind = (found.get("block_type") or {}).get("slug")
+        return Thing(name=f"{kind}/{found.get('name')}" if kind and found.get("name") else "")
+
+    async def _pool_of_parent(self, run: dict[str, Any]) -> str:
+        """A subflow is of the work pool of the flow run that has started it."""
+        if not run.get("parent_task_run_id"):
+            return ""
+        task = await self._get(f"/api/task_runs/{run['parent_task_run_id']}")
+        parent = task.get("flow_run_id")
+        return (await self._answer(Question("flow_run", parent))).pool if parent else ""
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        """JSON of a GET within this process; empty where there is none of it."""
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"gate")],
+            "client": ("127.0.0.1", 0),
+            "server": ("gate", 80),
+            "state": {},
+        }
+        status, parts = 0, []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                parts.append(message.get("body", b""))
+
+        await self._app(scope, receive, send)
+        if status != 200:
+            return {}
+        found = json.loads(b"".join(parts))
+        return found if isinstance(found, dict) else {}
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    """The query. Of a name that is there twice, Prefect takes one: whatever of them is not false, counts."""
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
+        if name not in found or not decide.is_true(found[name]):
+            found[name] = value
+    return found
+
+
+async def _body(receive: Receive) -> tuple[Any, Receive]:
+    """The JSON of a body (None: it is not JSON), and what gives it once more."""
+    parts, size, more = [], 0, True
+    last: Message = {"type": "http.disconnect"}
+    while more:
+        last = await receive()
+        if last["type"] != "http.request":
+            break
+        parts.append(last.get("body", b""))
+        size += len(parts[-1])
+        more = last.get("more_body", False) and size <= LARGEST
+    whole = b"".join(parts)
+    messages = [{"type": "http.request", "body": whole, "more_body": False}]
+    if last["type"] != "http.request":
+        messages.append(last)
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    try:
+        return json.loads(whole), again
+    except ValueError:
+        return None, again
+
+
+async def _forbid(send: Send, why: str) -> None:
+    text = json.dumps({"detail": why}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
+
+
+async def _close(receive: Receive, send: Send) -> None:
+    # Before it is accepted: the client gets a 403.
+    await receive()
+    await send({"type": "websocket.close", "code": REFUSED})

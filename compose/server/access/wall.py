@@ -1,0 +1,36 @@
+"""Puts the gate before the application that `prefect server start` serves."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .gate import Gate
+from .roles import Accounts
+
+#: Written by the playbook; compose.yml mounts its directory.
+ACCOUNTS = Path(os.environ.get("PREFECT_KIT_ACCOUNTS", "/run/prefect-access/accounts.json"))
+
+
+def build() -> None:
+    """Have uvicorn serve the gate. What the server asks of itself, within the process, does not pass it."""
+    import uvicorn
+
+    uvicorn.run = guarded(uvicorn.run)
+
+
+def guarded(serve: Callable[..., Any]) -> Callable[..., Any]:
+    """`uvicorn.run`, with the gate before its application."""
+
+    @functools.wraps(serve)
+    def run(app: Any, **options: Any) -> Any:
+        if isinstance(app, str):
+            # A wall that is built around nothing is worse than none.
+            raise TypeError(f"prefect server start gives uvicorn no application but a name: {app}")
+        gate = Gate(app, Accounts(ACCOUNTS), lambda one: print(f"audit {one.line()}", flush=True))
+        return serve(app=gate, **options)
+
+    return run

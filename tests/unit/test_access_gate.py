@@ -1,0 +1,156 @@
+"""The gate before Prefect's application, around one that stands for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compose" / "server"))
+
+from access.gate import Gate
+from access.roles import Accounts
+
+RUN, SUB, FAR = (f"{number}1111111-1111-1111-1111-111111111111" for number in (1, 2, 3))
+THINGS = {
+    f"/api/flow_runs/{RUN}": {"work_pool_name": "general", "deployment_id": "d"},
+    f"/api/flow_runs/{SUB}": {"work_pool_name": None, "parent_task_run_id": "t"},
+    f"/api/flow_runs/{FAR}": {"work_pool_name": "gpu", "deployment_id": None},
+    "/api/task_runs/t": {"flow_run_id": RUN},
+    "/api/deployments/d": {"name": "ship", "flow_id": "f", "work_pool_name": "general"},
+    "/api/flows/f": {"name": "order"},
+}
+ACCOUNTS = {
+    "alice": {"role": "viewer"},
+    "root": {"role": "admin"},
+    "worker-a": {"role": "worker", "pools": ["general"]},
+    "shop": {"role": "trigger", "deployments": ["order/ship"]},
+}
+
+
+class Prefect:
+    """Answers what it is asked for, and knows what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.headers: list[dict[bytes, bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            self.asked.append(("WS", scope["path"], b""))
+            await send({"type": "websocket.accept"})
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        self.asked.append((scope["method"], scope["path"], body))
+        self.headers.append(dict(scope["headers"]))
+        found = THINGS.get(scope["path"]) if scope["method"] == "GET" else {}
+        await send({"type": "http.response.start", "status": 200 if found is not None else 404, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(found).encode(), "more_body": False})
+
+
+class World:
+    def __init__(self, path: Path) -> None:
+        (path / "accounts.json").write_text(json.dumps(ACCOUNTS))
+        self.prefect, self.notes = Prefect(), []
+        self.gate = Gate(self.prefect, Accounts(path / "accounts.json"), self.notes.append)
+
+    def ask(self, who: str, method: str, path: str, body: Any = None, query: bytes = b"", local: bool = False) -> int:
+        kind = "websocket" if method == "WS" else "http"
+        headers = [(b"x-prefect-account", who.encode())] + [(b"x-forwarded-for", b"192.0.2.7")] * (not local)
+        scope = {
+            "type": kind,
+            "method": method,
+            "path": path,
+            "query_string": query,
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+        }
+        text = b"" if body is None else json.dumps(body).encode()
+        waiting = [text[:3], text[3:]]
+        said: list[Any] = []
+
+        async def receive() -> Any:
+            if kind == "websocket":
+                return {"type": "websocket.connect"}
+            part = waiting.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(waiting)}
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        asyncio.run(self.gate(scope, receive, send))
+        return said[0].get("status", 101 if said[0]["type"] == "websocket.accept" else said[0].get("code"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_what_is_allowed_arrives_as_it_came(world):
+    body = {"state": {"type": "CANCELLING"}, "force": False}
+    assert world.ask("shop", "POST", f"/api/flow_runs/{RUN}/set_state", body) == 200
+    method, path, text = world.prefect.asked[-1]
+    assert (method, path, json.loads(text)) == ("POST", f"/api/flow_runs/{RUN}/set_state", body)
+    assert b"x-prefect-account" not in world.prefect.headers[-1]
+
+
+def test_whoever_has_no_role_is_nobody(world):
+    assert world.ask("stranger", "GET", "/api/admin/version") == 403
+    assert world.ask("", "GET", "/api/admin/version") == 403
+    assert world.prefect.asked == []
+    assert world.ask("stranger", "GET", "/api/health") == 404
+    assert world.ask("alice", "GET", "/api/admin/version") == 404
+
+
+def test_what_is_in_the_container_may_do_all(world):
+    """A restore puts runs in order from there; a client that says it is local comes by the proxy."""
+    assert world.ask("", "POST", "/api/work_pools/", {}, local=True) == 200
+    assert world.ask("", "POST", "/api/work_pools/", {}) == 403
+
+
+def test_a_worker_and_the_flow_runs_of_its_work_pool(world):
+    crashed = {"state": {"type": "CRASHED"}, "force": True}
+    assert world.ask("worker-a", "POST", f"/api/flow_runs/{RUN}/set_state", crashed) == 200
+    assert world.ask("worker-a", "POST", f"/api/flow_runs/{SUB}/set_state", crashed) == 200
+    assert world.ask("worker-a", "POST", f"/api/flow_runs/{FAR}/set_state", crashed) == 403
+    assert world.ask("worker-a", "POST", "/api/flow_runs/99/set_state", crashed) == 403
+    # What was found out once is known.
+    asked = len(world.prefect.asked)
+    assert world.ask("worker-a", "POST", f"/api/flow_runs/{SUB}/set_state", crashed) == 200
+    assert len(world.prefect.asked) == asked + 1
+
+
+def test_websockets(world):
+    assert world.ask("alice", "WS", "/api/events/out") == 101
+    assert world.ask("alice", "WS", "/api/events/in") == 1008
+    assert world.ask("worker-a", "WS", "/api/work_pools/gpu/workers/connect") == 1008
+
+
+def test_secrets_are_asked_for_twice(world):
+    path = f"/api/block_documents/{RUN}"
+    for query in (b"include_secrets=false&include_secrets=true", b"include_secrets=true&include_secrets=false"):
+        assert world.ask("alice", "GET", path, query=query) == 403
+    assert world.ask("alice", "GET", path, query=b"include_secrets=false") == 404
+
+
+def test_what_is_noted(world):
+    world.ask("root", "POST", "/api/variables/", {"name": "x", "value": "hush"})
+    world.ask("alice", "POST", "/api/variables/", {"name": "x", "value": "hush"})
+    world.ask("alice", "POST", "/api/flow_runs/filter", {})
+    world.ask("worker-a", "POST", "/api/logs/", [{"message": "hush"}])
+    done, refused = (json.loads(note.line()) for note in world.notes)
+    assert (done["account"], done["role"], done["method"], done["path"], done["status"]) == (
+        "root", "admin", "POST", "/api/variables/", 200,
+    )  # fmt: skip
+    assert (refused["account"], refused["status"], refused["address"]) == ("alice", 403, "127.0.0.1")
+    assert "may not: change variables" in refused["refused"]
+    assert not any("hush" in note.line() for note in world.notes)
