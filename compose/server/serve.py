@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parent))
     from access import wall
 
+    sys.path.pop()
     wall.build()
     sys.argv[1:] = ["server", "start"]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -44,6 +44,7 @@ FILES = (
         "test_workers",
         "test_releases",
         "test_proxy",
+        "test_access",
         "test_clients",
         "test_flows",
         "test_tls_modes",

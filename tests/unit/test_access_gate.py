@@ -154,3 +154,58 @@ def test_what_is_noted(world):
     assert (refused["account"], refused["status"], refused["address"]) == ("alice", 403, "127.0.0.1")
     assert "may not: change variables" in refused["refused"]
     assert not any("hush" in note.line() for note in world.notes)
+
+
+def test_a_body_that_is_too_large_is_not_half_read(world, monkeypatch):
+    monkeypatch.setattr("access.gate.LARGEST", 10)
+    assert world.ask("shop", "POST", f"/api/flow_runs/{RUN}/set_state", {"state": {"type": "CANCELLING"}}) == 413
+    assert world.prefect.asked == []
+
+
+def test_an_open_websocket_ends_with_its_account(tmp_path, monkeypatch):
+    """That of somebody else, and one from within the container, stay."""
+    monkeypatch.setattr("access.gate.WATCHED", 0.01)
+    path, ended, said = tmp_path / "accounts.json", [], {}
+    path.write_text(json.dumps(ACCOUNTS))
+
+    async def prefect(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(scope["who"])
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def talk() -> None:
+        gate = Gate(prefect, Accounts(path), lambda _: None)
+
+        def opened(who: str, local: bool = False) -> asyncio.Task[None]:
+            async def send(message: Any) -> None:
+                said.setdefault(who, []).append(message["type"])
+
+            headers = [(b"x-prefect-account", who.encode())] + [(b"x-forwarded-for", b"192.0.2.7")] * (not local)
+            scope = {
+                "type": "websocket",
+                "path": "/api/events/out",
+                "headers": headers,
+                "client": ("127.0.0.1", 1),
+                "who": who,
+            }
+            return asyncio.create_task(gate(scope, never, send))
+
+        tasks = {who: opened(who, local=not who) for who in ("alice", "root", "")}
+        await asyncio.sleep(0.05)
+        assert not ended
+        (tmp_path / "new").write_text(json.dumps({key: value for key, value in ACCOUNTS.items() if key != "alice"}))
+        (tmp_path / "new").rename(path)
+        await asyncio.wait_for(tasks["alice"], 5)
+        assert ended == ["alice"] and not tasks["root"].done() and not tasks[""].done()
+        assert said["alice"] == ["websocket.accept", "websocket.close"] and said["root"] == ["websocket.accept"]
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert sorted(ended) == ["", "alice", "root"]
+
+    asyncio.run(talk())

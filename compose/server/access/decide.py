@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import routes
-from .roles import Account
+from .roles import PEOPLE, ROLES, Account
 
 #: States that a trigger may set: it may cancel what it has made.
 CANCELS = frozenset({"CANCELLING", "CANCELLED"})
@@ -127,7 +127,8 @@ def refusal(
     if account.role == "trigger" and needed == {"read"}:
         return _trigger_reads(account, found, answers)
     if lacking := needed - account.permissions:
-        return f"The role {account.role} may not: {routes.PERMISSIONS[min(lacking)]}."
+        others = ", ".join(role for role in PEOPLE if needed <= ROLES[role])
+        return f"The role {account.role} may not: {routes.PERMISSIONS[min(lacking)]}. Roles that may: {others}."
     for check in (_secrets, _pool, _state_change, _new_run):
         if why := check(account, asked, found, answers):
             return why
@@ -162,7 +163,8 @@ def _secrets(account: Account, asked: Asked, found: Found, answers: Answers) -> 
         else:
             name = ""
         if not name or name not in account.blocks:
-            return f"The account {account.name} may not read the secrets of {'this block' if not name else f'the block {name}'}."
+            block = f"the block {name}" if name else "this block"
+            return f"The account {account.name} may not read the secrets of {block}; `blocks` in the inventory names those that it may."
     return ""
 
 

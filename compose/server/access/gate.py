@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -32,6 +34,8 @@ LARGEST = 16 * 1024 * 1024
 REMEMBERED = 4096
 #: A websocket that is refused (RFC 6455, policy violation).
 REFUSED = 1008
+#: Seconds after which an open websocket is ended whose account may not have it any more.
+WATCHED = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,13 @@ class Gate:
         method = "WS" if scope["type"] == "websocket" else scope["method"]
         path = scope["path"]
         found = routes.table().find(method, path)
+        body = None
         if came.account is not None and decide.needs_body(came.account, found):
-            body, receive = await _body(receive)
-        else:
-            body = None
+            try:
+                body, receive = await _body(receive)
+            except OverflowError as error:
+                await _answer(send, 413, str(error))
+                return
         asked = Asked(method, path, _query(scope), body)
         answers: dict[Question, Thing] = {}
         if came.account is not None:
@@ -74,9 +81,31 @@ class Gate:
                 answers[question] = await self._answer(question)
         if why := decide.refusal(came.account, asked, found, answers):
             self._note(audit.entry(came.name, came.account, asked, found, 403, why, scope))
-            await (_close(receive, send) if method == "WS" else _forbid(send, why))
-            return
-        await self._app(scope, receive, self._noted(send, came, asked, found, scope))
+            await (_close(receive, send) if method == "WS" else _answer(send, 403, why))
+        elif method == "WS":
+            await self._watched(came, asked, found, self._app(scope, receive, send), send)
+        else:
+            await self._app(scope, receive, self._noted(send, came, asked, found, scope))
+
+    async def _watched(
+        self, came: Came, asked: Asked, found: decide.Found, served: Coroutine[Any, Any, None], send: Send
+    ) -> None:
+        """A websocket, for as long as its account may have it: a password is asked for once, and an open one lasts for days."""
+        task = asyncio.create_task(served)
+        try:
+            while not (await asyncio.wait({task}, timeout=WATCHED))[0]:
+                account = came.account if came.account is LOCAL else self._accounts.get(came.name)
+                if decide.refusal(account, asked, found, {}):
+                    return
+            task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+                # Where the client has gone meanwhile there is nothing to close.
+                with contextlib.suppress(Exception):
+                    await send({"type": "websocket.close", "code": REFUSED})
 
     def _came(self, scope: Scope) -> Came:
         """Whom it is of; the header that says so ends here."""
@@ -182,7 +211,7 @@ def _query(scope: Scope) -> dict[str, str]:
 
 
 async def _body(receive: Receive) -> tuple[Any, Receive]:
-    """The JSON of a body (None: it is not JSON), and what gives it once more."""
+    """The JSON of a body (None: it is not JSON), and what gives it once more. Raises OverflowError: it is too large to be looked at."""
     parts, size, more = [], 0, True
     last: Message = {"type": "http.disconnect"}
     while more:
@@ -191,7 +220,9 @@ async def _body(receive: Receive) -> tuple[Any, Receive]:
             break
         parts.append(last.get("body", b""))
         size += len(parts[-1])
-        more = last.get("more_body", False) and size <= LARGEST
+        if size > LARGEST:
+            raise OverflowError(f"The body of this request may have at most {LARGEST // 1024**2} MiB.")
+        more = last.get("more_body", False)
     whole = b"".join(parts)
     messages = [{"type": "http.request", "body": whole, "more_body": False}]
     if last["type"] != "http.request":
@@ -206,10 +237,10 @@ async def _body(receive: Receive) -> tuple[Any, Receive]:
         return None, again
 
 
-async def _forbid(send: Send, why: str) -> None:
+async def _answer(send: Send, status: int, why: str) -> None:
     text = json.dumps({"detail": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})
 
 

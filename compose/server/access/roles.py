@@ -36,6 +36,8 @@ ROLES: Mapping[str, frozenset[str]] = {
     # An application: of the deployments that are named for it.
     "trigger": frozenset({"public", "run", "state"}),
 }
+#: Those of people, with the most powerful first.
+PEOPLE = ("admin", "deployer", "operator", "viewer")
 
 
 @dataclass(frozen=True)

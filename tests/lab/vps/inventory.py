@@ -32,6 +32,14 @@ def group_variables(domain: str, images: LabImages, more: Mapping[str, Any] | No
         "prefect_domain": domain,
         "prefect_email": "admin@lab.test",
         "prefect_tls": "internal",
+        # One of each role (tests/lab/test_access.py).
+        "prefect_users": [
+            {"name": "admin"},
+            {"name": "ada", "role": "deployer"},
+            {"name": "bob", "role": "operator"},
+            {"name": "eve", "role": "viewer"},
+            {"name": "shop", "kind": "service", "role": "trigger", "deployments": ["hello/hello"]},
+        ],
         # The tests log in with wrong passwords, from one address, many times in ten minutes.
         "host_guessing_limit": 1000,
         # The least that is allowed: tests wait for it.
