@@ -400,6 +400,31 @@ def _prefix(context: Any) -> str:
     return path.removesuffix(own) if path else ""
 
 
+def check_what_a_container_may_have_is_fixed() -> None:
+    """Each field that ansible/roles/docker_pool fixes is one of Prefect's, and is set whatever was there."""
+    from prefect_docker.worker import DockerWorkerJobConfiguration
+    from prefect_kit_worker.docker import fix
+
+    fixed = {
+        "privileged": False,
+        "networks": ["prefect-flows"],
+        "network_mode": None,
+        "volumes": ["/srv/data:/data:ro"],
+        "auto_remove": False,
+        "container_create_kwargs": {"cap_drop": ["ALL"], "user": "64202:64202"},
+    }
+    asked = {
+        "volumes": ["/:/host"],
+        "privileged": True,
+        "network_mode": "host",
+        "container_create_kwargs": {"user": "0"},
+    }
+    configuration = DockerWorkerJobConfiguration(image="x", **asked)
+    assert sorted(fix(configuration, fixed)) == sorted([*asked, "networks"])
+    assert {name: getattr(configuration, name) for name in fixed} == fixed
+    assert fix(configuration, fixed) == []
+
+
 def check_each_route_has_a_permission() -> None:
     from access import routes as table
     from prefect.server.api.server import create_app

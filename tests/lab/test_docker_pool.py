@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,14 +219,29 @@ def test_each_run_has_a_container_of_its_own(runs, host, access_log):
     assert subnet.startswith("172.")
 
 
-def test_a_deployment_cannot_ask_for_the_host(runs, host):
-    """What a container may do is the pool's, not the deployment's; the account is in its environment, and in no argument."""
+@pytest.fixture
+def opened_template(endpoint) -> Iterator[None]:
+    """Somebody has changed the work pool at the API: its containers may have all of the host."""
+    pool = "/api/work_pools/containers"
+    template = endpoint.get(pool).json()["base_job_template"]
+    kwargs = {"user": "0:0", "pid_mode": "host", "cap_add": ["ALL"]}
+    asked = {"volumes": ["/:/host"], "privileged": True, "networks": [], "network_mode": "host"}
+    opened = {**template["job_configuration"], **asked, "container_create_kwargs": kwargs}
+    change = {"base_job_template": {**template, "job_configuration": opened}}
+    assert endpoint.request("PATCH", pool, json=change).status_code == 204
+    yield
+    assert endpoint.request("PATCH", pool, json={"base_job_template": template}).status_code == 204
+
+
+def test_neither_deployment_nor_template_can_ask_for_the_host(runs, host, opened_template):
+    """What a container may have is the worker's host's to say; the account is in its environment, and in no argument."""
     run = runs.start(seconds=12, volumes=["/:/host"], privileged=True, network_mode="host", mem_limit="300m")
     assert runs.wait(run, "Running") == "Running"
     container = container_of(host, run)
     limits = container["HostConfig"]
     assert (limits["Privileged"], limits["CapDrop"], limits["NetworkMode"]) == (False, ["ALL"], "prefect-flows")
     assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+    assert (container["Config"]["User"], limits["PidMode"], limits["CapAdd"]) == ("64202:64202", "", None)
     assert [(mount["Destination"], mount["RW"]) for mount in container["Mounts"]] == [("/opt/prefect/ca.crt", False)]
     variables = dict(line.split("=", 1) for line in container["Config"]["Env"])
     assert "Basic " in variables["PREFECT_CLIENT_CUSTOM_HEADERS"]

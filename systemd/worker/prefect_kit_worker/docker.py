@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -16,6 +18,20 @@ from .worker import KitWorker
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
+#: JSON: what each container has by the worker's own configuration, by field of DockerWorkerJobConfiguration. The work pool's
+#: template says the same, but whoever may change that at the API is not the one who decides over the host.
+FIXED = "WORKER_CONTAINERS"
+
+
+def fix(configuration: Any, fixed: Mapping[str, Any]) -> list[str]:
+    """Set what is fixed. Gives the names of the fields that said something else, whatever template or deployment they are of."""
+    changed = []
+    for name, value in fixed.items():
+        if getattr(configuration, name) != value:
+            changed.append(name)
+            setattr(configuration, name, value)
+    return changed
+
 
 class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
     """Flow runs in containers of the host's Docker engine."""
@@ -27,6 +43,13 @@ class DockerKitWorker(KitWorker, ContainerCare, DockerWorker):
         # A process inherits the environment of its worker; a container is given what the inventory says.
         for name in os.environ.get("WORKER_PASSES", "").split():
             configuration.env.setdefault(name, os.environ.get(name))
+        if FIXED not in os.environ:
+            raise RuntimeError(f"{FIXED} is not set: what a container may have of the host is not known; run site.yml")
+        if changed := fix(configuration, json.loads(os.environ[FIXED])):
+            self.get_flow_run_logger(flow_run).warning(
+                "The work pool's template says something else of %s than this worker's host: what the host says holds.",
+                ", ".join(changed),
+            )
         return await super().run(flow_run, configuration, task_status)
 
     async def has_outlived(self, left: HeldRun) -> bool:
