@@ -1,0 +1,155 @@
+"""`scripts/bench access`: what roles and audit cost, and the whole door (Caddy, TLS, password, roles), beside Prefect's bare server."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import shlex
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from _bench import console, new_table, step
+
+from tests.lab.vps.endpoint import Endpoint
+from tests.lab.vps.vps import Vps
+
+# The goals: what the gate adds at the median, in milliseconds, and which share of the bare server's throughput the door keeps.
+MOST_ADDED_MS = 2.0
+LEAST_OF_BARE = 0.9
+LOAD = Path(__file__).with_name("_bench_access_load.py")
+#: A second and a third process in the server's container, without background services: Prefect's alone, and with the gate.
+PORTS = {"bare": 4210, "gate": 4211}
+START = """
+import sys
+if {gate}:
+    sys.path.append("/opt/prefect-start")
+    from access import wall
+    sys.path.pop()
+    wall.build()
+import runpy
+sys.argv[1:] = ["server", "start", "--no-services", "--host", "127.0.0.1", "--port", "{port}"]
+runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+"""
+WAIT = """
+import sys, time, urllib.request
+for _ in range(120):
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=2)
+        break
+    except OSError:
+        time.sleep(1)
+else:
+    sys.exit("no server")
+"""
+#: Of all roles the one for which most is looked at.
+WORKER = "worker-general-1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="rounds, of which the best counts (default: 3)"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="seconds of each figure (default: 5)")
+
+
+def _in_server(vps: Vps, option: str, *words: str, **more: Any) -> str:
+    """Python in the server's container; gives its output."""
+    return vps.ssh(shlex.join(["docker", "exec", option, "prefect-server", "python3", "-P", *words]), **more).stdout
+
+
+def _start(vps: Vps) -> None:
+    """Both servers, and wait until they answer."""
+    for name, port in PORTS.items():
+        _in_server(vps, "--detach", "-c", START.format(gate=name == "gate", port=port))
+    for port in PORTS.values():
+        _in_server(vps, "--interactive", "-c", WAIT, f"http://127.0.0.1:{port}/api/health", timeout=180)
+
+
+def _stop(vps: Vps) -> None:
+    # The brackets keep the pattern from matching the shell that it stands in.
+    vps.ssh("pkill --full '[-]-no-services.*--port' || true")
+
+
+def _plan(vps: Vps, options: argparse.Namespace, endpoint: Endpoint, run: str) -> dict[str, Any]:
+    domain = vps.domain or vps.address
+    login = base64.b64encode(f"{WORKER}:{endpoint.passwords[WORKER]}".encode()).decode()
+    # What the proxy says of a request of the worker's.
+    forwarded = {"X-Prefect-Account": WORKER, "X-Forwarded-For": "192.0.2.1"}
+    return {
+        "domain": domain,
+        "run": run,
+        "rounds": 1 if options.short else options.rounds,
+        "seconds": 1.0 if options.short else options.seconds,
+        "works": ["read", "write", "events"],
+        "clients": [1, 8, 64],
+        "doors": [
+            {"name": "bare", "url": f"http://127.0.0.1:{PORTS['bare']}", "headers": {}},
+            {"name": "gate", "url": f"http://127.0.0.1:{PORTS['gate']}", "headers": forwarded},
+            {"name": "door", "url": "https://caddy", "headers": {"Host": domain, "Authorization": f"Basic {login}"}},
+        ],
+    }
+
+
+def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
+    """Measure, print a table, and say whether the goals are met; gives the exit code."""
+    deployment = endpoint.get("/api/deployments/name/hello/hello").raise_for_status().json()
+    made = endpoint.post(f"/api/deployments/{deployment['id']}/create_flow_run", {}).raise_for_status().json()
+    with step("two further servers, with and without roles"):
+        _start(vps)
+    try:
+        with step("reads, changes of state and events, by 1, 8 and 64 clients") as say:
+            plan = _plan(vps, options, endpoint, made["id"])
+            say(f"{len(plan['works']) * len(plan['clients']) * len(plan['doors']) * plan['rounds']} figures")
+            said = _in_server(vps, "--interactive", "-", json.dumps(plan), text=LOAD.read_text(), timeout=3600)
+    finally:
+        _stop(vps)
+        endpoint.delete(f"/api/flow_runs/{made['id']}")
+    return report([json.loads(line) for line in said.splitlines() if line.startswith("{")])
+
+
+def report(lines: list[dict[str, Any]]) -> int:
+    """The table, and the verdict."""
+    rates: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    medians: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        rates[line["work"], line["clients"]][line["door"]].append(line["rate"])
+        medians[line["work"], line["clients"]][line["door"]].append(line["median"])
+    table = new_table(
+        "As a worker; the best of each; a second, and milliseconds at the median",
+        "",
+        "clients",
+        "bare /s",
+        "roles /s",
+        "door /s",
+        "roles ÷ bare",
+        "door ÷ bare",
+        "bare ms",
+        "roles ms",
+        "door ms",
+    )
+    kept, added = [], []
+    for (work, clients), found in rates.items():
+        best = {name: max(values) for name, values in found.items()}
+        quickest = {name: min(values) for name, values in medians[work, clients].items()}
+        shares = [best["gate"] / best["bare"], best["door"] / best["bare"]]
+        if clients > 1:
+            kept.append(shares[1])
+        elif work != "events":
+            added.append(quickest["gate"] - quickest["bare"])
+        table.add_row(
+            work,
+            str(clients),
+            *(f"{best[name]:,.0f}" for name in ("bare", "gate", "door")),
+            *(f"{share:.2f}" for share in shares),
+            *(f"{quickest[name]:,.1f}" for name in ("bare", "gate", "door")),
+        )
+    console.print(table)
+    console.print(
+        f"Roles add {max(added):.2f} ms at the median to one client (goal: less than {MOST_ADDED_MS:g}); with 8 and 64 clients"
+        f" the door keeps {min(kept):.2f} to {max(kept):.2f} of the bare server's throughput, at the mean"
+        f" {statistics.mean(kept):.2f} (goal: {LEAST_OF_BARE:g})."
+    )
+    return 0 if max(added) < MOST_ADDED_MS and min(kept) >= LEAST_OF_BARE else 1

@@ -1,0 +1,111 @@
+"""Asks servers side by side, in turns, and prints what came of it as JSON. For scripts/_bench_access.py, which runs it with the
+image's own Python in the server's container: it needs httpx and websockets, which Prefect has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import connect
+
+#: Events that a websocket sends before it is closed.
+EVENTS = 20
+
+Work = Callable[[], Awaitable[int]]
+
+
+class Door:
+    """One way to a server."""
+
+    def __init__(self, plan: dict[str, Any], said: dict[str, Any]) -> None:
+        self.plan, self.name, self.url, self.headers = plan, said["name"], said["url"], said["headers"]
+        self.context = ssl.create_default_context()
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+
+    def client(self, clients: int) -> httpx.AsyncClient:
+        # As many connections as there are clients, kept open as Prefect's own client does.
+        limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+        more: dict[str, Any] = {"verify": self.context} if self.url.startswith("https") else {}
+        return httpx.AsyncClient(
+            base_url=self.url, headers=self.headers, timeout=60, limits=limits, trust_env=False, **more
+        )
+
+    def works(self, client: httpx.AsyncClient) -> dict[str, Work]:
+        """What a client does, again and again; each gives how many things it has done."""
+        run = self.plan["run"]
+
+        async def asked(method: str, path: str, body: Any) -> int:
+            sni = {"sni_hostname": self.plan["domain"]} if self.url.startswith("https") else {}
+            answer = await client.request(method, path, json=body, extensions=sni)
+            answer.raise_for_status()
+            return 1
+
+        async def read() -> int:
+            return await asked("POST", "/api/flow_runs/filter", {"limit": 20, "sort": "EXPECTED_START_TIME_DESC"})
+
+        async def write() -> int:
+            return await asked("POST", f"/api/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+
+        async def events() -> int:
+            more = {"ssl": self.context, "server_hostname": self.plan["domain"]} if self.url.startswith("https") else {}
+            headers = {name: value for name, value in self.headers.items() if name != "Host"}
+            address = self.url.replace("http", "ws", 1)
+            if self.url.startswith("https"):
+                more["host"], address = httpx.URL(self.url).host, f"wss://{self.plan['domain']}"
+            async with connect(
+                f"{address}/api/events/in", additional_headers=headers, subprotocols=["prefect"], proxy=None, **more
+            ) as socket:
+                await socket.send(json.dumps({"type": "auth", "token": None}))
+                await socket.recv()
+                for _ in range(EVENTS):
+                    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                    event = {"event": "bench", "occurred": now, "resource": {"prefect.resource.id": "bench"}}
+                    await socket.send(json.dumps(event))
+            return EVENTS
+
+        return {"read": read, "write": write, "events": events}
+
+
+async def measured(door: Door, work: str, clients: int, seconds: float) -> tuple[float, float]:
+    """Things a second, and the median of milliseconds that one took."""
+    times: list[float] = []
+    done = 0
+    async with door.client(clients) as client:
+        do = door.works(client)[work]
+        await do()
+        started = time.perf_counter()
+
+        async def one() -> None:
+            nonlocal done
+            while time.perf_counter() - started < seconds:
+                begun = time.perf_counter()
+                done += await do()
+                times.append((time.perf_counter() - begun) * 1000)
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+        took = time.perf_counter() - started
+    return done / took, statistics.median(times)
+
+
+async def main() -> None:
+    plan = json.loads(sys.argv[1])
+    doors = [Door(plan, one) for one in plan["doors"]]
+    for number in range(plan["rounds"]):
+        for work in plan["works"]:
+            for clients in plan["clients"]:
+                # Each round begins with another one, so that none is always after the same.
+                for door in doors[number % len(doors) :] + doors[: number % len(doors)]:
+                    rate, median = await measured(door, work, clients, plan["seconds"])
+                    found = {"round": number, "work": work, "clients": clients, "door": door.name}
+                    print(json.dumps({**found, "rate": rate, "median": median}), flush=True)
+
+
+asyncio.run(main())
