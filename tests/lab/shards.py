@@ -95,13 +95,23 @@ def shard(number: int, space: str = "") -> Shard:
     )
 
 
-def shard_of(words: Iterable[str]) -> int:
-    """The number of the shard of the first test file that pytest's words name; the first, where they name none."""
+def split(words: Iterable[str]) -> dict[int, list[str]]:
+    """What pytest is given in which shard: the files that the words name go to their own, all else to each of these.
+
+    Args:
+        words: files (tests/lab/test_x.py, with ::test_some or without) and options; without a file all files are meant.
+    """
+    named: dict[int, list[str]] = {}
+    options: list[str] = []
     for word in words:
-        for number, files in enumerate(FILES, 1):
-            if any(f"{file}.py" in word.split("::")[0] for file in files):
-                return number
-    return 1
+        stem = word.split("::")[0].rpartition("/")[2].removesuffix(".py")
+        number = next(
+            (number for number, files in enumerate(FILES, 1) if word.startswith("tests/") and stem in files), 0
+        )
+        (named.setdefault(number, []) if number else options).append(word)
+    if not named:
+        named = {number: [f"tests/lab/{file}.py" for file in files] for number, files in enumerate(FILES, 1)}
+    return {number: [*files, *options] for number, files in sorted(named.items())}
 
 
 def this_shard() -> Shard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.lab.shards import FILES, ORDER, SPACE, VARIABLE, shard, shard_of, this_shard
+from tests.lab.shards import FILES, ORDER, SPACE, VARIABLE, shard, split, this_shard
 
 LAB = Path(__file__).resolve().parents[1] / "lab"
 
@@ -13,10 +13,21 @@ def test_every_file_of_the_lab_is_in_one_shard():
     assert sorted(ORDER) == sorted(path.stem for path in LAB.glob("test_*.py"))
 
 
-def test_a_file_that_is_named_is_run_in_its_own_shard():
-    assert shard_of(["-k", "x", f"tests/lab/{FILES[1][0]}.py::test_some"]) == 2
-    assert shard_of([f"tests/lab/{FILES[0][-1]}.py", f"tests/lab/{FILES[1][0]}.py"]) == 1
-    assert shard_of(["-k", "proxy"]) == 1
+def test_files_that_are_named_are_run_in_their_own_shards():
+    one, other, third = (
+        f"tests/lab/{FILES[0][-1]}.py",
+        f"tests/lab/{FILES[1][0]}.py::test_some",
+        f"tests/lab/{FILES[0][0]}.py",
+    )
+    assert split(["-k", "x", other]) == {2: [other, "-k", "x"]}
+    assert split([one, other, third]) == {1: [one, third], 2: [other]}
+
+
+def test_options_alone_are_for_all_files():
+    found = split(["-k", "proxy"])
+    assert list(found) == list(range(1, len(FILES) + 1))
+    assert found[2] == [*(f"tests/lab/{file}.py" for file in FILES[1]), "-k", "proxy"]
+    assert split([])[1] == [f"tests/lab/{file}.py" for file in FILES[0]]
 
 
 def test_shards_share_no_vps_and_no_network():
