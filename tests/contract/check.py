@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import os
 import re
+import shutil
 import sys
 import tempfile
 import traceback
@@ -34,6 +35,7 @@ HOME = tempfile.TemporaryDirectory()
 os.environ["PREFECT_HOME"] = HOME.name
 os.chdir(HOME.name)
 
+import analytics  # noqa: E402
 import anyio  # noqa: E402
 import deploy_seam  # noqa: E402
 import httpcore  # noqa: E402
@@ -56,9 +58,9 @@ from prefect.runner import (  # noqa: E402
 )
 from prefect.workers.base import BaseWorker  # noqa: E402
 from prefect.workers.process import ProcessWorker  # noqa: E402
-from prefect_docker.worker import DockerWorker  # noqa: E402
+from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration  # noqa: E402
 from prefect_kit_worker import seam  # noqa: E402
-from prefect_kit_worker.docker import DockerKitWorker  # noqa: E402
+from prefect_kit_worker.docker import DockerKitWorker, fix  # noqa: E402
 from prefect_kit_worker.kit import Kit  # noqa: E402
 from prefect_kit_worker.notify import Systemd  # noqa: E402
 from prefect_kit_worker.process import ProcessKitWorker  # noqa: E402
@@ -402,9 +404,6 @@ def _prefix(context: Any) -> str:
 
 def check_what_a_container_may_have_is_fixed() -> None:
     """Each field that ansible/roles/docker_pool fixes is one of Prefect's, and is set whatever was there."""
-    from prefect_docker.worker import DockerWorkerJobConfiguration
-    from prefect_kit_worker.docker import fix
-
     fixed = {
         "privileged": False,
         "networks": ["prefect-flows"],
@@ -423,6 +422,16 @@ def check_what_a_container_may_have_is_fixed() -> None:
     assert sorted(fix(configuration, fixed)) == sorted([*asked, "networks"])
     assert {name: getattr(configuration, name) for name in fixed} == fixed
     assert fix(configuration, fixed) == []
+
+
+def check_the_newer_ui_has_one_key_for_analytics() -> None:
+    """And asks for it before it does anything with analytics."""
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copytree(prefect.__ui_v2_static_path__, directory, dirs_exist_ok=True)
+        [changed] = analytics.turn_off(Path(directory))
+        text = (Path(directory) / "assets" / changed).read_text()
+    [name] = re.findall(r"function (\w+)\(\)\{return``\}", text)
+    assert re.search(rf"let (\w)={name}\(\);return \1\?\(\w+\(\1,.{{0,200}},!0\):!1", text), "it is set up all the same"
 
 
 def check_each_route_has_a_permission() -> None:

@@ -15,14 +15,18 @@ from .roles import Accounts
 ACCOUNTS = Path(os.environ.get("PREFECT_KIT_ACCOUNTS", "/run/prefect-access/accounts.json"))
 
 
-def build() -> None:
-    """Have uvicorn serve the gate. What the server asks of itself, within the process, does not pass it."""
+def build(*before: Callable[[], object]) -> None:
+    """Have uvicorn serve the gate. What the server asks of itself, within the process, does not pass it.
+
+    Args:
+        before: called when Prefect's application is made, and before anybody can ask it.
+    """
     import uvicorn
 
-    uvicorn.run = guarded(uvicorn.run)
+    uvicorn.run = guarded(uvicorn.run, *before)
 
 
-def guarded(serve: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(serve: Callable[..., Any], *before: Callable[[], object]) -> Callable[..., Any]:
     """`uvicorn.run`, with the gate before its application."""
 
     @functools.wraps(serve)
@@ -30,6 +34,8 @@ def guarded(serve: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(app, str):
             # A wall that is built around nothing is worse than none.
             raise TypeError(f"prefect server start gives uvicorn no application but a name: {app}")
+        for do in before:
+            do()
         gate = Gate(app, Accounts(ACCOUNTS), lambda one: print(f"audit {one.line()}", flush=True))
         return serve(app=gate, **options)
 
