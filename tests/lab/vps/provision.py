@@ -40,6 +40,10 @@ def version_words(images: LabImages) -> list[str]:
     return [] if images.prefect == NEWEST else ["-e", f"prefect_version={images.prefect}"]
 
 
+#: What it knows less of than the present kit: roles.
+RELEASED_SETTINGS = {"prefect_users": [{"name": "admin"}]}
+
+
 def released_kit() -> Path | None:
     """A copy of the last released state of the kit; None in a clone without that commit. Raises LabError."""
     if run(["git", "-C", str(REPOSITORY), "cat-file", "-e", f"{RELEASED}^{{commit}}"], check=False).returncode:
@@ -85,15 +89,16 @@ def _make(wanted: Snapshot, images: LabImages) -> None:
     vps.down()
     try:
         vps.up(domain=DOMAIN)
-        inventory.write(wanted.inventory, vps, images)
         kit = released_kit() if images.prefect == EARLIER else None
         if kit is not None:
+            inventory.write(wanted.inventory, vps, images, RELEASED_SETTINGS)
             with step(f"ansible-playbook site.yml of {RELEASED[:7]} on a bare VPS"):
                 before = run_playbook(
                     wanted.inventory, "site.yml", timeout=SECONDS_TO_PROVISION, ansible=kit / "ansible"
                 )
             if before.returncode:
                 raise LabError(f"site.yml of {RELEASED[:7]} failed:\n{before.stdout[-8000:]}", "read its output above")
+        inventory.write(wanted.inventory, vps, images)
         # A host keeps what it runs.
         words = [] if kit else version_words(images)
         with step(" ".join(["ansible-playbook site.yml", *words, *(["on that"] if kit else ["on a bare VPS"])])):
