@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 #: Events that a websocket sends before it is closed.
 EVENTS = 20
@@ -61,7 +62,11 @@ class Door:
             if self.url.startswith("https"):
                 more["host"], address = httpx.URL(self.url).host, f"wss://{self.plan['domain']}"
             async with connect(
-                f"{address}/api/events/in", additional_headers=headers, subprotocols=["prefect"], proxy=None, **more
+                f"{address}/api/events/in",
+                additional_headers=headers,
+                subprotocols=[Subprotocol("prefect")],
+                proxy=None,
+                **more,
             ) as socket:
                 await socket.send(json.dumps({"type": "auth", "token": None}))
                 await socket.recv()

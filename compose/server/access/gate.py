@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -88,10 +88,10 @@ class Gate:
             await self._app(scope, receive, self._noted(send, came, asked, found, scope))
 
     async def _watched(
-        self, came: Came, asked: Asked, found: decide.Found, served: Coroutine[Any, Any, None], send: Send
+        self, came: Came, asked: Asked, found: decide.Found, served: Awaitable[None], send: Send
     ) -> None:
         """A websocket, for as long as its account may have it: a password is asked for once, and an open one lasts for days."""
-        task = asyncio.create_task(served)
+        task = asyncio.ensure_future(served)
         try:
             while not (await asyncio.wait({task}, timeout=WATCHED))[0]:
                 account = came.account if came.account is LOCAL else self._accounts.get(came.name)
@@ -224,7 +224,7 @@ async def _body(receive: Receive) -> tuple[Any, Receive]:
             raise OverflowError(f"The body of this request may have at most {LARGEST // 1024**2} MiB.")
         more = last.get("more_body", False)
     whole = b"".join(parts)
-    messages = [{"type": "http.request", "body": whole, "more_body": False}]
+    messages: list[Message] = [{"type": "http.request", "body": whole, "more_body": False}]
     if last["type"] != "http.request":
         messages.append(last)
 
