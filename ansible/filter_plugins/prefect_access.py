@@ -11,15 +11,20 @@ DEFAULT_ROLE = "admin"
 LISTS = ("pools", "deployments", "blocks", "more")
 
 
-def prefect_worker_accounts(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The account of each worker, on whichever host: of its work pool, and the blocks that its flows may read."""
+def prefect_worker_accounts(workers: Iterable[Mapping[str, Any]], blocks: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The account of each worker, on whichever host: of its work pool, and the blocks that its flows may read.
+
+    Args:
+        blocks: those that the flows of all workers may read.
+    """
+    everybodys = set(blocks)
     return [
         {
             "name": f"worker-{worker['name']}",
             "kind": "service",
             "role": "worker",
             "pools": [worker.get("pool", "")],
-            "blocks": list(worker.get("blocks") or []),
+            "blocks": sorted(everybodys | set(worker.get("blocks") or [])),
             "more": ["variables"] if worker.get("write_variables") else [],
         }
         for worker in workers

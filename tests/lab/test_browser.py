@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ PAGES = (
     "/concurrency-limits",
     "/settings",
 )
+# The older UI, which stays a click away.
+OLDER_PAGES = ("/dashboard", "/runs", "/deployments")
 FLOW = """
 import sys, time
 from prefect import flow, get_run_logger, task
@@ -89,6 +91,8 @@ class Visit:
     # Chromium drops what is under way when this machine gets or loses a network interface (a container elsewhere on
     # it is enough). The page then complains without its fault.
     cut: bool = False
+    #: Requests that are under way.
+    pending: int = 0
 
     def __post_init__(self) -> None:
         self.page.on("console", self._hear)
@@ -102,11 +106,13 @@ class Visit:
             self.complaints.append(message.text)
 
     def _note(self, request: Request) -> None:
+        self.pending += 1
         address = urlsplit(request.url)
         if address.scheme not in {"data", "blob"} and address.netloc != self.home:
             self.foreign[request.url] = "under way"
 
     def _ended(self, request: Request, end: str) -> None:
+        self.pending -= 1
         self.cut |= end == "net::ERR_NETWORK_CHANGED"
         if request.url in self.foreign:
             self.foreign[request.url] = end
@@ -124,18 +130,30 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser, endpoint) -> Iterator[Visit]:
-    """A new browser profile whose person knows the password. The certificate is looked at in test_proxy.py."""
-    agent = f"Mozilla/5.0 lab-{uuid.uuid4().hex}"
-    context = browser.new_context(
-        ignore_https_errors=True,
-        http_credentials={"username": USER, "password": endpoint.passwords[USER]},
-        user_agent=agent,
-        viewport={"width": 1280, "height": 860},
-        color_scheme="light",
-    )
-    yield Visit(context.new_page(), agent, urlsplit(endpoint.url).netloc)
-    context.close()
+def visit_as(browser: Browser, endpoint) -> Iterator[Callable[[str], Visit]]:
+    """`visit_as(USER)`: a new browser profile of a person who knows the password. The certificate: test_proxy.py."""
+    contexts = []
+
+    def make(user: str) -> Visit:
+        agent = f"Mozilla/5.0 lab-{uuid.uuid4().hex}"
+        context = browser.new_context(
+            ignore_https_errors=True,
+            http_credentials={"username": user, "password": endpoint.passwords[user]},
+            user_agent=agent,
+            viewport={"width": 1280, "height": 860},
+            color_scheme="light",
+        )
+        contexts.append(context)
+        return Visit(context.new_page(), agent, urlsplit(endpoint.url).netloc)
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def visit(visit_as: Callable[[str], Visit]) -> Visit:
+    return visit_as(USER)
 
 
 @pytest.fixture
@@ -167,14 +185,17 @@ def run_flow(endpoint, tmp_path: Path) -> Iterator[Any]:
 
 
 def look(visit: Visit, address: str) -> None:
-    """Open a page, and wait until it is there and has asked for all that it wants."""
+    """Open a page, and wait until it is there and has asked for all that it wants. (It asks again every few seconds.)"""
     heard = list(visit.complaints)
     for _ in range(5):
-        visit.cut = False
+        visit.cut, visit.pending = False, 0
         try:
             visit.page.goto(address)
             visit.page.locator('a[href$="/deployments"]').first.wait_for(timeout=15_000)
-            visit.page.wait_for_load_state("networkidle")
+            visit.page.wait_for_timeout(300)
+            deadline = time.monotonic() + 15
+            while visit.pending > 0 and time.monotonic() < deadline:
+                visit.page.wait_for_timeout(100)
         except PlaywrightError:
             if not visit.cut:
                 raise
@@ -182,12 +203,6 @@ def look(visit: Visit, address: str) -> None:
             return
         visit.complaints[:] = heard
     pytest.fail(f"{address}: the network of this machine does not come to rest")
-
-
-def enter(visit: Visit, endpoint) -> None:
-    """Open the UI, and decline its offer of the newer one, which it makes to every new browser."""
-    look(visit, endpoint.url)
-    visit.page.get_by_role("button", name="Not now").click()
 
 
 def state(page: Page, name: str) -> Locator:
@@ -203,10 +218,11 @@ def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpo
     while not endpoint.post("/api/flow_runs/filter", wanted).json():
         assert time.monotonic() < deadline, "the flow has not begun"
         time.sleep(0.5)
-    enter(visit, endpoint)
-    page.locator('a[href="/runs"]').click()
+    look(visit, endpoint.url)
+    assert urlsplit(page.url).path == "/v2/dashboard"
+    page.locator('a[href$="/v2/runs"]').first.click()
     page.get_by_text(name, exact=True).first.click(timeout=60_000)
-    page.get_by_text("Logs", exact=True).first.click()
+    page.get_by_role("tab", name="Logs").click()
     state(page, "Running").wait_for()
     page.get_by_text(f"{name}: page 1", exact=True).wait_for(timeout=30_000)
     # From here on the page is only watched: what comes now comes by itself.
@@ -225,20 +241,34 @@ def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpo
     assert asked.count(200) > 20
 
 
-def test_every_page_stays_at_home_and_complains_of_nothing(visit: Visit, endpoint) -> None:
-    enter(visit, endpoint)
+@pytest.mark.parametrize("user", [USER, "eve"])
+def test_every_page_stays_at_home_and_complains_of_nothing(
+    visit_as: Callable[[str], Visit], endpoint, user: str
+) -> None:
+    """For an administrator, and for the role that may do least."""
+    visit = visit_as(user)
     for path in PAGES:
-        look(visit, endpoint.url + path)
+        look(visit, f"{endpoint.url}/v2{path}")
         assert visit.complaints == [], path
         assert visit.foreign == {}, path
 
 
-def test_the_other_ui_works_and_is_kept_at_home(visit: Visit, endpoint) -> None:
-    """The newer UI asks an analytics host whatever the server's settings say; the reverse proxy's policy stops it."""
-    for path in PAGES:
-        look(visit, f"{endpoint.url}/v2{path}")
-    assert all("Content Security Policy" in text for text in visit.complaints), visit.complaints
-    assert set(visit.foreign.values()) <= {"csp"}, visit.foreign
+def test_a_refusal_says_who_may(visit_as: Callable[[str], Visit], endpoint) -> None:
+    visit = visit_as("eve")
+    deployment = endpoint.get("/api/deployments/name/hello/hello").json()["id"]
+    look(visit, f"{endpoint.url}/v2/deployments/deployment/{deployment}")
+    visit.page.get_by_role("button", name="Run").first.click()
+    visit.page.get_by_text("Quick run").first.click()
+    words = "The role viewer may not run deployments. Roles that may: admin, deployer, operator."
+    visit.page.get_by_text(words).wait_for(timeout=15_000)
+
+
+def test_the_older_ui_works_and_stays_at_home(visit: Visit, endpoint) -> None:
+    for path in OLDER_PAGES:
+        look(visit, endpoint.url + path)
+        assert urlsplit(visit.page.url).path == path
+        assert visit.complaints == [], path
+        assert visit.foreign == {}, path
 
 
 def test_without_a_password_a_browser_sees_nothing(browser: Browser, endpoint) -> None:

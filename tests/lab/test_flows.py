@@ -230,6 +230,7 @@ CASES = [
     ),
     Case("files/files", "Completed", "total 333328333350000", 2),
     Case("database/database", "Failed", "there is no Secret block 'nowhere'", 0, {"block": "nowhere"}),
+    Case("database/database", "Failed", "may not read the secrets of the block secret/others", 0, {"block": "others"}),
     Case("shell/shell", "Completed", "awk says 42", 2),
     Case("shell/shell", "Failed", "No such file or directory", 1, {"path": "/; id"}),
     Case("logs/logs", "Completed", "by logging, from a task", 1, {}, all_six_lines),
@@ -339,8 +340,8 @@ def client_environment(endpoint: Any, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def secret_block(vps: Any, api: Api, client_environment: dict[str, str]) -> Iterator[str]:
-    """The name of a Secret block with the address of a scratch Postgres on the VPS."""
-    password, name = secrets.token_hex(16), f"scratch-{secrets.token_hex(4)}"
+    """The name of a Secret block, which the inventory lets flows load, with the address of a scratch Postgres on the VPS."""
+    password, name = secrets.token_hex(16), "lab-flows"
     vps.ssh(
         "docker run --rm --detach --name flows-scratch --publish 127.0.0.1:55432:5432 --env-file /dev/stdin "
         "$(docker inspect --format '{{.Config.Image}}' prefect-postgres) postgres -c fsync=off",
@@ -352,7 +353,7 @@ def secret_block(vps: Any, api: Api, client_environment: dict[str, str]) -> Iter
         vps.ssh(f"timeout 60 sh -c 'until {ready}; do sleep 0.5; done'")
         save = (
             "import os; from prefect.blocks.system import Secret; "
-            f"Secret(value=os.environ['SCRATCH_ADDRESS']).save('{name}')"
+            f"Secret(value=os.environ['SCRATCH_ADDRESS']).save('{name}', overwrite=True)"
         )
         address = f"postgresql://postgres:{password}@127.0.0.1:55432/postgres"
         environment = client_environment | {"SCRATCH_ADDRESS": address}

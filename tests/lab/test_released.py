@@ -56,6 +56,11 @@ SAID = {
     "Make the deployments",
     "Allow it no longer",
     "Note which release this is, and where it came from",
+    # "is blocked, by Debian's fail2ban", "sshd offers no weak algorithms"
+    "Say which failed logins block an address, and for how long",
+    "Install fail2ban",
+    "Take passwords out of sshd, and what is weak or of no use here",
+    "Reload sshd",
     # It names the commit that the host was made with.
     "Write the recovery kit",
     # "The checks bring a smoke flow of their own"

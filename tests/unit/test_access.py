@@ -97,6 +97,24 @@ def test_secrets_of_blocks(where, word):
     assert may("GET", f"/api/block_documents/{ID}", thing=Thing(), **where) == {"admin"}
 
 
+@pytest.mark.parametrize(
+    ("own", "name", "may_read"),
+    [
+        ({"secret/a"}, "secret/a", True),
+        ({"secret/a"}, "secret/ab", False),
+        ({"secret/*"}, "secret/ab", True),
+        ({"secret/*"}, "s3-bucket/ab", False),
+        ({"*"}, "s3-bucket/ab", True),
+        ({"*"}, "", True),
+        ({"secret/*"}, "", False),
+        (set(), "/", False),
+    ],
+)
+def test_blocks_of_an_account(own, name, may_read):
+    account = Account("worker-a", "worker", blocks=frozenset(own))
+    assert decide.may_read_block(account, name) == may_read
+
+
 @pytest.mark.parametrize("value", ["false", "0", "off", "no", "f", "n", "False", " FALSE "])
 def test_blocks_without_their_secrets(value):
     path = "/api/block_documents/filter"

@@ -152,7 +152,7 @@ def test_what_is_noted(world):
         "root", "admin", "POST", "/api/variables/", 200,
     )  # fmt: skip
     assert (refused["account"], refused["status"], refused["address"]) == ("alice", 403, "127.0.0.1")
-    assert "may not: change variables" in refused["refused"]
+    assert "may not create, change or delete variables" in refused["refused"]
     assert not any("hush" in note.line() for note in world.notes)
 
 

@@ -357,6 +357,9 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey, encryption: serializa
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
 
 
+BLOCK_WORDS = "it must be TYPE/NAME, such as secret/db-password, TYPE/* for all of a type, or *"
+
+
 def test_roles_of_accounts(said):
     assert said(prefect_users=[{"name": "ada", "role": "viewer"}]) == [
         "prefect_users: nobody has the role admin; one has to, for work pools, blocks and automations"
@@ -374,8 +377,19 @@ def test_roles_of_accounts(said):
         'prefect_users: "till": deployments has "a//b"; it must be FLOW/DEPLOYMENT',
         'prefect_users: "till": deployments has "/x"; it must be FLOW/DEPLOYMENT',
         'prefect_users: "bob" has deployments, which only limit the role trigger; its role is operator',
-        'prefect_users: "bob": blocks has "x"; it must be TYPE/NAME',
+        f'prefect_users: "bob": blocks has "x"; {BLOCK_WORDS}',
         'prefect_users: "eve" has blocks; the role admin reads all anyway',
+    ]
+
+
+def test_blocks_of_workers(said):
+    assert said(prefect_workers_blocks=["secret/db", "s3-bucket/*", "*"]) == []
+    workers = [{"name": "general-1", "pool": "general", "blocks": ["secret/a b", "secret/x*"]}]
+    assert said(prefect_workers_blocks=["db", "Secret/db"], prefect_workers=workers) == [
+        f'prefect_workers_blocks has "db"; {BLOCK_WORDS}',
+        f'prefect_workers_blocks has "Secret/db"; {BLOCK_WORDS}',
+        f'prefect_workers: "general-1": blocks has "secret/a b"; {BLOCK_WORDS}',
+        f'prefect_workers: "general-1": blocks has "secret/x*"; {BLOCK_WORDS}',
     ]
 
 

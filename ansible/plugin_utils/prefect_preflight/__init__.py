@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from .accounts import monitor_problems, password_problems, prefect_left_passwords, secrets_problems, user_problems
+from .accounts import (
+    monitor_problems,
+    password_problems,
+    prefect_left_passwords,
+    secrets_problems,
+    user_problems,
+    worker_block_problems,
+)
 from .endpoint import acme_problems, address_problems, certificate_problems, domain_problems
 from .host import (
     admin_problems,
@@ -61,6 +68,7 @@ CHECKS: tuple[Check, ...] = (
     domain_problems,
     acme_problems,
     user_problems,
+    worker_block_problems,
     monitor_problems,
     certificate_problems,
     secrets_problems,

@@ -14,6 +14,8 @@ SHORTEST_PASSWORD = 16
 # bcrypt looks at no more than 72 bytes.
 LONGEST_PASSWORD = 72
 FEWEST_CHARACTERS = 6
+# A block as `prefect block ls` shows it, or all of a type.
+BLOCK = re.compile(r"[a-z0-9-]+/(\*|[^/*\s]+)")
 # Written by the playbook itself: its own accounts, and one for each worker.
 RESERVED_ACCOUNT = re.compile(r"playbook|backups|watch|worker-.*")
 
@@ -50,10 +52,27 @@ def role_problems(users: list[dict[str, Any]]) -> list[str]:
         if role != "trigger" and listed:
             problems.append(f"{who} has deployments, which only limit the role trigger; its role is {role}")
         problems += bad_pairs(who, "deployments", "FLOW/DEPLOYMENT", listed)
-        problems += bad_pairs(who, "blocks", "TYPE/NAME", user.get("blocks") or [])
+        problems += bad_blocks(f"{who}: blocks", user.get("blocks") or [])
         if role in ("admin", "trigger") and user.get("blocks"):
             problems.append(f"{who} has blocks; the role {role} reads {'all' if role == 'admin' else 'none'} anyway")
     return problems
+
+
+def worker_block_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the blocks that workers' flows may load."""
+    problems = bad_blocks("prefect_workers_blocks", settings["prefect_workers_blocks"])
+    for worker in settings["prefect_workers"]:
+        problems += bad_blocks(f"prefect_workers: {quoted(worker['name'])}: blocks", worker.get("blocks") or [])
+    return problems
+
+
+def bad_blocks(where: str, values: list[str]) -> list[str]:
+    """What is wrong with names of blocks."""
+    return [
+        f"{where} has {quoted(value)}; it must be TYPE/NAME, such as secret/db-password, TYPE/* for all of a type, or *"
+        for value in values
+        if value != "*" and not BLOCK.fullmatch(value)
+    ]
 
 
 def bad_pairs(who: str, key: str, form: str, values: list[str]) -> list[str]:

@@ -64,6 +64,12 @@ def is_true(value: object) -> bool:
     return value is not None and str(value).strip().lower() not in ("false", "0", "off", "f", "no", "n")
 
 
+def may_read_block(account: Account, name: str) -> bool:
+    """Whether an account may have a block's secrets. Its own may be TYPE/NAME, TYPE/* or *; an empty name is any block."""
+    kind = name.partition("/")[0]
+    return "*" in account.blocks or (name != "" and bool({name, f"{kind}/*"} & account.blocks))
+
+
 def _is_force(asked: Asked) -> bool:
     body = asked.body if isinstance(asked.body, dict) else {}
     return is_true(body.get("force"))
@@ -128,7 +134,7 @@ def refusal(
         return _trigger_reads(account, found, answers)
     if lacking := needed - account.permissions:
         others = ", ".join(role for role in PEOPLE if needed <= ROLES[role])
-        return f"The role {account.role} may not: {routes.PERMISSIONS[min(lacking)]}. Roles that may: {others}."
+        return f"The role {account.role} may not {routes.PERMISSIONS[min(lacking)]}. Roles that may: {others}."
     for check in (_secrets, _pool, _state_change, _new_run):
         if why := check(account, asked, found, answers):
             return why
@@ -162,7 +168,7 @@ def _secrets(account: Account, asked: Asked, found: Found, answers: Answers) -> 
             name = answers.get(Question("block", parts["id"]), Thing()).name
         else:
             name = ""
-        if not name or name not in account.blocks:
+        if not may_read_block(account, name):
             block = f"the block {name}" if name else "this block"
             return f"The account {account.name} may not read the secrets of {block}; `blocks` in the inventory names those that it may."
     return ""

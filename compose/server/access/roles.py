@@ -50,7 +50,7 @@ class Account:
     pools: frozenset[str] = frozenset()
     #: FLOW/DEPLOYMENT of a trigger.
     deployments: frozenset[str] = frozenset()
-    #: TYPE/NAME of blocks whose secrets it may read.
+    #: TYPE/NAME of blocks whose secrets it may read; TYPE/* and * are for all of a type, and all.
     blocks: frozenset[str] = frozenset()
     #: Permissions beyond those of its role.
     more: frozenset[str] = field(default=frozenset())

@@ -12,20 +12,22 @@ from pathlib import Path
 TABLE = Path(__file__).with_name("routes.txt")
 #: Of a route that is not in the table: only an administrator may.
 UNKNOWN = "admin"
-#: Permissions, and what they are for.
+#: Permissions, and what whoever has one may do.
 PERMISSIONS = {
-    "public": "what says nothing of anybody's work: versions, health, the UI's own files",
-    "read": "flow runs, deployments, logs, variables, settings; no secrets",
-    "blocks": "blocks; their secrets only for whom decide.py lets have them",
-    "run": "make a flow run of a deployment",
-    "state": "cancel, pause, resume, retry",
-    "operate": "schedules, pauses of deployments, answers to flow runs that wait for one",
-    "define": "flows and deployments",
-    "variables": "change variables",
-    "work": "what flow runs report and take: states, logs, events, task runs, artifacts, slots",
-    "poll": "what a worker asks of its work pool",
-    "admin": "all else",
-    "nobody": "closed for everybody",
+    "public": "read what says nothing of anybody's work: versions, health, the UI's own files",
+    "read": "read flow runs, deployments, logs, variables and settings",
+    # Their secrets only for whom decide.py lets have them.
+    "blocks": "read blocks",
+    "run": "run deployments",
+    "state": "cancel, pause, resume or retry flow runs",
+    "operate": "edit schedules, pause deployments, or answer flow runs that wait for input",
+    "define": "create, change or delete flows and deployments",
+    "variables": "create, change or delete variables",
+    # States, logs, events, task runs, artifacts, slots.
+    "work": "report what flow runs do",
+    "poll": "poll work pools",
+    "admin": "do this",
+    "nobody": "do this, and neither may anybody else",
 }
 
 

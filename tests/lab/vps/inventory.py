@@ -40,6 +40,7 @@ def group_variables(domain: str, images: LabImages, more: Mapping[str, Any] | No
             {"name": "eve", "role": "viewer"},
             {"name": "shop", "kind": "service", "role": "trigger", "deployments": ["hello/hello"]},
         ],
+        "prefect_workers_blocks": ["secret/lab-flows", "secret/nowhere"],
         # The tests log in with wrong passwords, from one address, many times in ten minutes.
         "host_guessing_limit": 1000,
         # The least that is allowed: tests wait for it.
