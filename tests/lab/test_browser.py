@@ -225,6 +225,9 @@ def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpo
     page.get_by_role("tab", name="Logs").click()
     state(page, "Running").wait_for()
     page.get_by_text(f"{name}: page 1", exact=True).wait_for(timeout=30_000)
+    # Only the lines that are in sight are in the page.
+    page.get_by_role("combobox").filter(has_text="Oldest to newest").click()
+    page.get_by_role("option", name="Newest to oldest").click()
     # From here on the page is only watched: what comes now comes by itself.
     page.get_by_text(f"{name}: page 15", exact=True).wait_for(timeout=60_000)
     assert process.poll() is None, "the log was there before the run had ended"
