@@ -201,6 +201,17 @@ def cases_of_the_proxy() -> dict[str, Case]:
             {"prefect_users": [{"name": "playbook"}]},
             ['prefect_users: the name "playbook" is reserved for the playbook and its workers'],
         ),
+        "role": Case(
+            {"prefect_users": [{"name": "ada", "role": "owner"}]},
+            ['prefect_users, entry 1: role is "owner"; allowed are admin, operator, deployer, viewer and trigger'],
+        ),
+        "blocks": Case(
+            {"prefect_workers_blocks": ["db-password"]},
+            [
+                'prefect_workers_blocks has "db-password"; it must be TYPE/NAME, such as secret/db-password, TYPE/* for all of a'
+                " type, or *"
+            ],
+        ),
         "no-user": Case({"prefect_users": []}, ["prefect_users is empty; without a user nobody can log in"]),
     }
 
@@ -310,7 +321,7 @@ def cases_of_versions_and_types() -> dict[str, Case]:
         ),
         "key": Case(
             {"prefect_workers": [{"name": "a", "pool": "general", "limits": 4}]},
-            ['prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, environment, secrets, memory_max, cpu_weight and devices'],
+            ['prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, blocks, write_variables, environment, secrets, memory_max, cpu_weight and devices'],
         ),
         "retention": Case({"prefect_events_retention_days": 0}, ['prefect_events_retention_days is "0"; it must be 1 or more']),
     }  # fmt: skip
