@@ -145,6 +145,15 @@ def test_the_defaults_suit_a_host_with_two_gigabytes() -> None:
     assert sum(mebibytes(SERVICES[name]["mem_limit"]) for name in RUNNING) <= 0.75 * 2048
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_its_share_of_processes(name: str) -> None:
+    """A host of 2 GB has room for some 15,000; Prefect's thread pools have 322 at most, Postgres a process for each connection."""
+    limit = int(SERVICES[name]["pids_limit"])
+    assert limit == int(postgres_setting("max_connections")) + 100 if name == "postgres" else 400 < limit < 1024
+    environment = (COMPOSE.parents[1] / "ansible/roles/stack/templates/stack.env.j2").read_text()
+    assert "POSTGRES_PIDS={{ stack_postgres_max_connections | int + 100 }}" in environment
+
+
 def test_only_caddys_processor_time_is_limited() -> None:
     """By a quota, which Docker leaves out where the kernel cannot limit; `cpus` it refuses there."""
     assert not [name for name in SERVICES if "cpus" in SERVICES[name]]
