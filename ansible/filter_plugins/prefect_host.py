@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ LISTENER = re.compile(
 OUR_PROJECT = "prefect"
 OUR_DIRECTORY = "/opt/prefect/compose"
 OUR_CONTAINERS = ("prefect-postgres", "prefect-server", "prefect-caddy")
+# Those of compose.yml by the names that compose gives them, and that of the role docker_pool: what is in them.
+OUR_NETWORKS = {"prefect_database": "stack", "prefect_api": "stack", "prefect_edge": "stack", "prefect-flows": "flows"}
 PUBLIC_KEY = re.compile(r"^(ssh|ecdsa|sk)-", re.MULTILINE)
 # Packages that apt would remove without a word, as Debian's docker.io conflicts with them.
 OTHER_DOCKER = ("docker-ce", "containerd.io", "podman-docker")
@@ -244,6 +247,31 @@ def prefect_never_blocked(named: Iterable[str], hosts: Iterable[str]) -> list[st
     return list(dict.fromkeys(single))
 
 
+def prefect_bridges(networks: str, interfaces: list[str], trusted: list[str]) -> dict[str, Any]:
+    """Which bridges of Docker's networks have the name that Docker gives by itself: `br-` and the network's id.
+
+    Args:
+        networks: a line each: id and name.
+        interfaces: names of the host's network interfaces.
+        trusted: those that the firewall does not filter, or their beginnings with a `*`.
+
+    Returns:
+        `former`: of the kit's networks, which get a name of their own when they are made again, by what the firewall lets them
+        (`stack`, `flows`); what has none is left out. `others`: everybody else's networks that the firewall filters, each with its bridge.
+    """
+    former: dict[str, list[str]] = {}
+    others = []
+    for number, name in (line.split(maxsplit=1) for line in networks.splitlines()):
+        bridge = f"br-{number[:12]}"
+        if bridge not in interfaces:
+            continue
+        if name in OUR_NETWORKS:
+            former.setdefault(OUR_NETWORKS[name], []).append(bridge)
+        elif not any(fnmatch.fnmatchcase(bridge, one) for one in trusted):
+            others.append(f"{name} ({bridge})")
+    return {"former": {kind: sorted(bridges) for kind, bridges in former.items()}, "others": sorted(others)}
+
+
 def prefect_release_problem(directory: str, left_out: list[str]) -> str:
     """Why a changed release is not deployed by a run that leaves out hosts which would run it."""
     return (
@@ -324,6 +352,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "prefect_bridges": prefect_bridges,
             "prefect_domain_problem": prefect_domain_problem,
             "prefect_host_problems": prefect_host_problems,
             "prefect_never_blocked": prefect_never_blocked,

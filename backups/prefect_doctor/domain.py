@@ -72,7 +72,7 @@ def own_addresses(shown: str) -> list[str]:
     except ValueError:
         return []
     # Docker's own are reached by its containers only.
-    real = [link for link in links if not link.get("ifname", "").startswith(("docker", "br-", "veth"))]
+    real = [link for link in links if not link.get("ifname", "").startswith(("docker", "br-", "prefect-", "veth"))]
     every = [address for link in real for address in link.get("addr_info", [])]
     return [address["local"] for address in every if address.get("scope") == "global"]
 

@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from tests.lab.restores import until
+
 OPEN_PORTS = {22, 80, 443}
 # A package of the lab's own ($1: its version), and a list of packages that names it.
 PENDING = """
@@ -57,21 +59,68 @@ def test_the_firewall_lets_docker_be(host):
     before = host.check_output("nft list ruleset | grep -c DOCKER || iptables -S | grep -c DOCKER")
     host.run_expect([0], "systemctl reload prefect-firewall")
     assert host.check_output("nft list ruleset | grep -c DOCKER || iptables -S | grep -c DOCKER") == before
-    assert host.check_output("nft list table inet prefect").count("tcp dport") == 1
+    assert host.check_output("nft list table inet prefect").count("ct state invalid drop") == 1
+
+
+def asked(host, address, port, within=""):
+    """What somebody gets who connects to a port from the host, after some words that make him another user."""
+    rc = host.run(f"{within} timeout 3 bash -c '< /dev/tcp/{address}/{port}'").rc
+    return {0: "open", 1: "refused", 124: "silent"}[rc]
+
+
+def asked_in_container(host, url, words):
+    """The same in a container, where only curl is: it is begun by these words."""
+    rc = host.run(f"{words} curl --silent --insecure --noproxy '*' --output /dev/null --max-time 3 {url}").rc
+    # A server of another protocol answers, too (1, 52, 56).
+    return {7: "refused", 28: "silent"}.get(rc, "open" if rc in (0, 1, 52, 56) else rc)
+
+
+def test_containers_reach_the_proxy_and_nothing_else_of_the_host(vps, host):
+    """Caddy nothing at all; others what is open to everybody. At the host's address in their network, and at its public one."""
+    image = host.check_output("docker inspect --format '{{.Config.Image}}' prefect-caddy")
+    gateway = "docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}'"
+    edge, default = host.check_output(f"{gateway} prefect_edge"), host.check_output(f"{gateway} bridge")
+    caddy, other = "docker exec prefect-caddy", f"docker run --rm --network bridge {image}"
+    for address, words in ((edge, caddy), (vps.address, caddy), (default, other)):
+        assert asked(host, address, 22) == "open"
+        assert asked_in_container(host, f"http://{address}:22", words) == "refused", address
+    assert asked_in_container(host, f"https://{edge}", caddy) == "refused"
+    assert asked_in_container(host, f"https://{default}", other) == "open"
+
+
+def test_the_clouds_metadata_answer_root_alone(host):
+    """A container of a network of others' is the cloud. Its port 53 stands for the name server that some clouds have there."""
+    cloud, names = "169.254.169.254", "169.254.169.253"
+    host.run_expect([0], "docker network create --subnet 169.254.0.0/16 lab-cloud")
+    try:
+        for address, port in ((cloud, 80), (names, 53)):
+            host.run_expect(
+                [0],
+                f"docker run --detach --rm --label lab-cloud --network lab-cloud --ip {address} --user 0 --entrypoint python"
+                f" $(docker inspect --format '{{{{.Config.Image}}}}' prefect-server) -m http.server {port}",
+            )
+        for address, port in ((cloud, 80), (names, 53)):
+            until(f"{address} answers root", lambda a=address, p=port: asked(host, a, p).replace("open", ""))
+        for within in ("runuser -u prefect --", "systemd-run --quiet --wait --pipe --property=DynamicUser=yes"):
+            assert asked(host, cloud, 80, within) == "refused"
+            assert asked(host, names, 53, within) == "open"
+        assert asked_in_container(host, f"http://{cloud}", "docker exec prefect-caddy") == "refused"
+    finally:
+        host.run("docker rm --force $(docker ps --quiet --filter label=lab-cloud); docker network rm lab-cloud")
 
 
 def test_a_broken_rule_file_opens_nothing(host):
     """Neither a reload nor a restart; when the file is right again, a restart is a restart."""
     rules, kept = "/etc/nftables.d/prefect.nft", "/root/prefect.nft"
-    before = host.check_output("nft list table inet prefect")
+    before = host.check_output("nft --stateless list table inet prefect")
     host.run_expect([0], f"cp --archive {rules} {kept} && echo 'table inet prefect {{ chain' >> {rules}")
     try:
         for verb in ("reload", "restart", "stop"):
             assert host.run(f"systemctl {verb} prefect-firewall").rc == (0 if verb == "stop" else 1), verb
-            assert host.check_output("nft list table inet prefect") == before, verb
+            assert host.check_output("nft --stateless list table inet prefect") == before, verb
     finally:
         host.run_expect([0], f"mv {kept} {rules} && systemctl restart prefect-firewall")
-    assert host.check_output("nft list table inet prefect") == before
+    assert host.check_output("nft --stateless list table inet prefect") == before
     assert host.service("prefect-firewall.service").is_running
 
 

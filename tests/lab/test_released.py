@@ -22,6 +22,8 @@ SAID = {
     "Load the firewall",
     # "It makes the containers again": their programs are files now.
     "Make the directories",
+    # "The firewall knows the kit's containers by the names of their bridges"
+    "Stop and remove the stack's containers and networks",
     "Write the environment of the stack, and place its project, what its containers read, and its unit",
     *STACK_EFFECTS,
     # The tools: prefect-upgrade, exit codes, settings.

@@ -32,7 +32,7 @@ def test_a_container_is_healthy_and_bounded(host, name):
     assert found["HostConfig"]["LogConfig"]["Type"] == "journald"
 
 
-def test_every_service_has_a_memory_limit(host):
+def test_every_service_has_its_share_of_memory_and_processes(host):
     """As compose understands its file: the lab's kernel may have no memory controller, and the engine then says 0."""
     words = "docker compose --env-file /etc/prefect/stack.env -f /opt/prefect/compose/compose.yml config --format json"
     services = json.loads(host.check_output(words))["services"]
@@ -41,6 +41,19 @@ def test_every_service_has_a_memory_limit(host):
         "server": True,
         "caddy": True,
     }
+    limits = {"postgres": 150, "server": 512, "caddy": 512}
+    assert {name: service["pids_limit"] for name, service in services.items()} == limits
+    # The same of that controller, and the engine then says nothing.
+    for name, limit in limits.items():
+        assert inspect(host, f"prefect-{name}")["HostConfig"]["PidsLimit"] in (limit, None)
+
+
+def test_every_network_has_the_bridge_that_the_firewall_knows(host):
+    for network, bridge in (("database", "prefect-db"), ("api", "prefect-api"), ("edge", "prefect-edge")):
+        options = json.loads(host.check_output(f"docker network inspect prefect_{network}"))[0]["Options"]
+        assert options["com.docker.network.bridge.name"] == bridge
+        assert host.interface(bridge).exists
+    assert "br-" not in host.file("/etc/nftables.d/prefect.nft").content_string
 
 
 @pytest.mark.parametrize(("name", "capabilities"), CONTAINERS.items())

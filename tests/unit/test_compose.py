@@ -79,7 +79,7 @@ def test_only_caddy_has_a_way_out() -> None:
 
 def test_the_host_has_no_address_in_the_internal_networks() -> None:
     for name in ("database", "api"):
-        assert PROJECT["networks"][name]["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
+        assert PROJECT["networks"][name]["driver_opts"]["com.docker.network.bridge.inhibit_ipv4"] == "true"
 
 
 def test_passwords_come_from_files() -> None:

@@ -107,6 +107,7 @@ def test_own_addresses_are_those_that_others_reach():
             "addr_info": [{"local": "192.0.2.10", "scope": "global"}, {"local": "fe80::1", "scope": "link"}],
         },
         {"ifname": "docker0", "addr_info": [{"local": "172.17.0.1", "scope": "global"}]},
+        {"ifname": "prefect-edge", "addr_info": [{"local": "172.20.0.1", "scope": "global"}]},
     ]
     assert domain.own_addresses(json.dumps(links)) == ["192.0.2.10"]
     assert domain.own_addresses("") == domain.own_addresses("no JSON") == []

@@ -828,6 +828,16 @@ KEY = "ssh-ed25519 " + "AAAAC3NzaC1lZDI1NTE5AAAAI" + "b" * 43
             'host_firewall_trusted_interfaces: "wg0" } accept" is no name of a network interface, such as wg0',
         ),
         (
+            "host_firewall_trusted_interfaces",
+            ["br-*-1"],
+            'host_firewall_trusted_interfaces: "br-*-1" is no name of a network interface, such as wg0',
+        ),
+        (
+            "host_cloud_metadata_users",
+            ["dd-agent", "0 } accept"],
+            'host_cloud_metadata_users: "0 } accept" is no name of a system user, such as dd-agent',
+        ),
+        (
             "host_extra_ca_certificates",
             ["/nowhere/ca.pem"],
             'host_extra_ca_certificates: "/nowhere/ca.pem" is not the absolute path of a PEM file with a certificate on '
@@ -879,7 +889,8 @@ def test_good_host_settings(said, certificate, tmp_path):
             watch_datadog_flow_run_states=["Failed"],
             host_admin_keys=[KEY, f"{KEY} ada@laptop", f'from="10.0.0.0/8" {KEY}'],
             host_firewall_tcp_ports=[8443, "9000"],
-            host_firewall_trusted_interfaces=["wg0", "eth0.100"],
+            host_firewall_trusted_interfaces=["wg0", "eth0.100", "br-*"],
+            host_cloud_metadata_users=["dd-agent", "_apt"],
             host_guessing_never_block=["203.0.113.7", "203.0.113.0/24", "2001:db8::/32"],
             host_extra_ca_certificates=[str(tmp_path / "cert.pem")],
         )

@@ -13,7 +13,9 @@ from .words import NAME, NAME_WORDS, given, is_file, quoted
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 SIZE = re.compile(r"[1-9][0-9]*[KMGT]")
 UPLOAD = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/\S*)?")
-INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}")
+# Or how the names of several begin.
+INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}|[A-Za-z0-9._@:-]{1,14}\*")
+USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
 PUBLIC_KEY = re.compile(r"(^|\s)(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) [A-Za-z0-9+/]{60,}=*(\s|$)")
 # As long as fail2ban remembers (dbpurgeage).
 A_DAY = 86400
@@ -96,6 +98,15 @@ def interface_problems(settings: dict[str, Any]) -> list[str]:
         f"host_firewall_trusted_interfaces: {quoted(name)} is no name of a network interface, such as wg0"
         for name in settings["host_firewall_trusted_interfaces"]
         if not INTERFACE.fullmatch(name)
+    ]
+
+
+def cloud_problems(settings: dict[str, Any]) -> list[str]:
+    """Names that no user has. (Whether the host has that user, the preflight asks there.)"""
+    return [
+        f"host_cloud_metadata_users: {quoted(name)} is no name of a system user, such as dd-agent"
+        for name in settings["host_cloud_metadata_users"]
+        if not USER.fullmatch(name)
     ]
 
 
