@@ -101,7 +101,10 @@ def test_the_clouds_metadata_answer_root_alone(host):
             )
         for address, port in ((cloud, 80), (names, 53)):
             until(f"{address} answers root", lambda a=address, p=port: asked(host, a, p).replace("open", ""))
-        for within in ("runuser -u prefect --", "systemd-run --quiet --wait --pipe --property=DynamicUser=yes"):
+        for within in (
+            "runuser -u prefect --",
+            "systemd-run --quiet --collect --wait --pipe --property=DynamicUser=yes",
+        ):
             assert asked(host, cloud, 80, within) == "refused"
             assert asked(host, names, 53, within) == "open"
         assert asked_in_container(host, f"http://{cloud}", "docker exec prefect-caddy") == "refused"
