@@ -247,6 +247,27 @@ def prefect_never_blocked(named: Iterable[str], hosts: Iterable[str]) -> list[st
     return list(dict.fromkeys(single))
 
 
+def prefect_allowed_sources(named: Iterable[str], hosts: Iterable[str]) -> dict[str, list[str]]:
+    """Who may connect to the reverse proxy, for nftables: `ipv4` and `ipv6` networks; both empty when everybody may.
+
+    Args:
+        named: addresses and networks of the settings. Raises ValueError for one that is none.
+        hosts: names and addresses by which the inventory reaches its hosts; a name says nothing of the address that they have.
+    """
+    given = [ipaddress.ip_network(text) for text in named]
+    if not given:
+        return {"ipv4": [], "ipv6": []}
+    for host in hosts:
+        try:
+            given.append(ipaddress.ip_network(host))
+        except ValueError:
+            continue
+    both = {version: [one for one in given if one.version == version] for version in (4, 6)}
+    return {
+        f"ipv{version}": [str(one) for one in ipaddress.collapse_addresses(found)] for version, found in both.items()
+    }
+
+
 def prefect_bridges(networks: str, interfaces: list[str], trusted: list[str]) -> dict[str, Any]:
     """Which bridges of Docker's networks have the name that Docker gives by itself: `br-` and the network's id.
 
@@ -356,6 +377,7 @@ class FilterModule:
             "prefect_domain_problem": prefect_domain_problem,
             "prefect_host_problems": prefect_host_problems,
             "prefect_never_blocked": prefect_never_blocked,
+            "prefect_allowed_sources": prefect_allowed_sources,
             "prefect_release_problem": prefect_release_problem,
             "prefect_first_run": prefect_first_run,
             "prefect_phases": prefect_phases,

@@ -38,6 +38,7 @@ def rules(groups: tuple[str, ...] = ("prefect",), **settings: Any) -> str:
             "__prefect_bridges": BRIDGES,
             "__host_former_bridges": {},
             "__host_ssh_ports": [22],
+            "__host_allowed": {"ipv4": [], "ipv6": []},
             "__prefect_cloud_uids": [],
             **settings,
         }
@@ -151,3 +152,33 @@ def test_the_addresses_of_the_clouds_do_not_overlap() -> None:
         networks = [ipaddress.ip_network(one) for one in elements.split(", ")]
         assert not [(a, b) for a in networks for b in networks if a is not b and a.overlaps(b)]
     assert ipaddress.ip_address("169.254.169.254") in ipaddress.ip_network("169.254.0.0/16")
+
+
+def test_only_who_is_allowed_reaches_the_proxy() -> None:
+    assert not [line for line in chain(rules(), "prerouting") if "counter drop" in line and "443" in line]
+    allowed = {"ipv4": ["10.8.0.0/24", "203.0.113.7/32"], "ipv6": []}
+    lines = chain(rules(__host_allowed=allowed), "prerouting")
+    four = "meta nfproto ipv4 tcp dport { 80, 443 } ip saddr != { 10.8.0.0/24, 203.0.113.7/32 } counter drop"
+    six = "meta nfproto ipv6 tcp dport { 80, 443 } counter drop"
+    (ssh,) = [number for number, line in enumerate(lines) if line.startswith("tcp dport { 22")]
+    assert lines.index(four) < lines.index(six) < ssh
+    assert four not in rules(("workers",), __host_allowed=allowed)
+    allowed = {"ipv4": [], "ipv6": ["2001:db8::/32"]}
+    lines = chain(rules(__host_allowed=allowed), "prerouting")
+    assert "meta nfproto ipv4 tcp dport { 80, 443 } counter drop" in lines
+    assert "meta nfproto ipv6 tcp dport { 80, 443 } ip6 saddr != { 2001:db8::/32 } counter drop" in lines
+
+
+def test_who_is_allowed() -> None:
+    allowed = load("prefect_host").prefect_allowed_sources
+    assert allowed([], ["10.0.0.9"]) == {"ipv4": [], "ipv6": []}
+    assert allowed(["10.8.0.0/24", "2001:db8::7"], ["10.8.0.5", "10.0.0.9", "worker.example.org"]) == {
+        "ipv4": ["10.0.0.9/32", "10.8.0.0/24"],
+        "ipv6": ["2001:db8::7/128"],
+    }
+
+
+def test_udp_ports() -> None:
+    assert "udp dport { 51820 } fib daddr type local accept" in chain(
+        rules(host_firewall_udp_ports=[51820]), "prerouting"
+    )

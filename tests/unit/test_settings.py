@@ -357,6 +357,16 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey, encryption: serializa
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
 
 
+def test_networks_that_may_connect(said):
+    assert said(prefect_tls="internal", prefect_allowed_networks=["10.8.0.0/24", "2001:db8::/32", "203.0.113.7"]) == []
+    assert said(prefect_tls="internal", prefect_allowed_networks=["10.8.0.1/24"]) == [
+        'prefect_allowed_networks: "10.8.0.1/24" is no address or network, such as 203.0.113.7 or 203.0.113.0/24'
+    ]
+    (words,) = said(prefect_allowed_networks=["10.8.0.0/24"])
+    assert words.startswith("prefect_allowed_networks keeps out Let's Encrypt")
+    assert said(prefect_allowed_networks=["10.8.0.0/24"], prefect_acme_directory="https://ca.internal/acme") == []
+
+
 BLOCK_WORDS = "it must be TYPE/NAME, such as secret/db-password, TYPE/* for all of a type, or *"
 
 

@@ -25,6 +25,7 @@ from .accounts import (
 from .endpoint import acme_problems, address_problems, certificate_problems, domain_problems
 from .host import (
     admin_problems,
+    allowed_problems,
     authority_problems,
     clock_problems,
     cloud_problems,
@@ -92,6 +93,7 @@ CHECKS: tuple[Check, ...] = (
     port_problems,
     interface_problems,
     guessing_problems,
+    allowed_problems,
     authority_problems,
     upload_problems,
     people_problems,

@@ -86,8 +86,9 @@ def key_problems(settings: dict[str, Any]) -> list[str]:
 def port_problems(settings: dict[str, Any]) -> list[str]:
     """Ports that there are not."""
     return [
-        f"host_firewall_tcp_ports: {quoted(port)} is not a port from 1 to 65535"
-        for port in settings["host_firewall_tcp_ports"]
+        f"{name}: {quoted(port)} is not a port from 1 to 65535"
+        for name in ("host_firewall_tcp_ports", "host_firewall_udp_ports")
+        for port in settings[name]
         if not 1 <= port <= 65535
     ]
 
@@ -110,8 +111,8 @@ def cloud_problems(settings: dict[str, Any]) -> list[str]:
     ]
 
 
-def guessing_problems(settings: dict[str, Any]) -> list[str]:
-    """Addresses that are none, and blocks that end before they begin or are forgotten before they end."""
+def not_networks(settings: dict[str, Any], name: str) -> list[str]:
+    """Entries of a list that are neither addresses nor networks."""
 
     def is_network(text: str) -> bool:
         try:
@@ -120,11 +121,28 @@ def guessing_problems(settings: dict[str, Any]) -> list[str]:
             return False
         return True
 
-    problems = [
-        f"host_guessing_never_block: {quoted(text)} is no address or network, such as 203.0.113.7 or 203.0.113.0/24"
-        for text in settings["host_guessing_never_block"]
+    return [
+        f"{name}: {quoted(text)} is no address or network, such as 203.0.113.7 or 203.0.113.0/24"
+        for text in settings[name]
         if not is_network(text)
     ]
+
+
+def allowed_problems(settings: dict[str, Any]) -> list[str]:
+    """Networks that are none, and a certificate that nobody would give to a server that is closed."""
+    problems = not_networks(settings, "prefect_allowed_networks")
+    public = settings["prefect_tls"] == "acme" and ".letsencrypt.org/" in settings["prefect_acme_directory"]
+    if settings["prefect_allowed_networks"] and public:
+        problems.append(
+            "prefect_allowed_networks keeps out Let's Encrypt, which connects from anywhere to ports 80 and 443; with prefect_tls"
+            " files bring a certificate of your own, or take prefect_tls internal"
+        )
+    return problems
+
+
+def guessing_problems(settings: dict[str, Any]) -> list[str]:
+    """Addresses that are none, and blocks that end before they begin or are forgotten before they end."""
+    problems = not_networks(settings, "host_guessing_never_block")
     first, longest = settings["host_guessing_block_seconds"], settings["host_guessing_longest_block_seconds"]
     if not first <= longest <= A_DAY:
         problems.append(
