@@ -25,6 +25,7 @@ def prefect_worker_accounts(workers: Iterable[Mapping[str, Any]], blocks: Iterab
             "role": "worker",
             "pools": [worker.get("pool", "")],
             "blocks": sorted(everybodys | set(worker.get("blocks") or [])),
+            "deployments": list(worker.get("deployments") or []),
             "more": ["variables"] if worker.get("write_variables") else [],
         }
         for worker in workers

@@ -13,7 +13,7 @@ DEFAULT_LIMIT = 4
 # A worker's name has at most 31 characters, and "-1" is put behind the host's.
 LONGEST_HOST = 29
 # What other hosts are told of a worker.
-TOLD = ("name", "pool", "queues", "blocks", "write_variables")
+TOLD = ("name", "pool", "queues", "blocks", "deployments", "write_variables")
 # What each host has of its own; every other setting of the whole is the same on all hosts.
 OF_THE_HOST = {"prefect_workers"}
 

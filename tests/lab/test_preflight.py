@@ -321,7 +321,7 @@ def cases_of_versions_and_types() -> dict[str, Case]:
         ),
         "key": Case(
             {"prefect_workers": [{"name": "a", "pool": "general", "limits": 4}]},
-            ['prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, blocks, write_variables, environment, secrets, memory_max, cpu_weight and devices'],
+            ['prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, blocks, deployments, write_variables, environment, secrets, memory_max, cpu_weight and devices'],
         ),
         "retention": Case({"prefect_events_retention_days": 0}, ['prefect_events_retention_days is "0"; it must be 1 or more']),
     }  # fmt: skip

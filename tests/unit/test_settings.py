@@ -190,7 +190,7 @@ def test_inventories_have_variables_of_their_own(said):
         (
             "prefect_workers",
             [{"name": "a", "pool": "general", "limits": 2}],
-            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, blocks, write_variables, environment, secrets, memory_max, cpu_weight and devices',
+            'prefect_workers, entry 1: there is no key "limits"; allowed are name, pool, queues, limit, health_port, blocks, deployments, write_variables, environment, secrets, memory_max, cpu_weight and devices',
         ),
         (
             "prefect_workers",

@@ -59,10 +59,12 @@ def role_problems(users: list[dict[str, Any]]) -> list[str]:
 
 
 def worker_block_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the blocks that workers' flows may load."""
+    """What is wrong with the blocks that workers' flows may load, and the deployments that they may run."""
     problems = bad_blocks("prefect_workers_blocks", settings["prefect_workers_blocks"])
     for worker in settings["prefect_workers"]:
-        problems += bad_blocks(f"prefect_workers: {quoted(worker['name'])}: blocks", worker.get("blocks") or [])
+        who = f"prefect_workers: {quoted(worker['name'])}"
+        problems += bad_blocks(f"{who}: blocks", worker.get("blocks") or [])
+        problems += bad_pairs(who, "deployments", "FLOW/DEPLOYMENT", worker.get("deployments") or [])
     return problems
 
 

@@ -43,13 +43,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Thing:
-    """What a question gave. All are empty where there is no such thing."""
+    """What a question gave."""
 
+    #: Empty: of none.
     pool: str = ""
     #: FLOW/DEPLOYMENT, or TYPE/NAME of a block.
     name: str = ""
+    #: Whether there is such a thing.
+    found: bool = True
 
 
+#: Nothing of that kind and id.
+NOTHING = Thing(found=False)
 Answers = Mapping[Question, Thing]
 
 
@@ -149,7 +154,7 @@ def _trigger_reads(account: Account, found: Found, answers: Answers) -> str:
     for route, parts in found:
         name = ""
         if route.template == "/api/flow_runs/{id}":
-            name = answers.get(Question("flow_run", parts["id"]), Thing()).name
+            name = answers.get(Question("flow_run", parts["id"]), NOTHING).name
         elif route.template == "/api/deployments/name/{flow_name}/{deployment_name}":
             name = f"{parts['flow_name']}/{parts['deployment_name']}"
         if name not in account.deployments:
@@ -165,7 +170,7 @@ def _secrets(account: Account, asked: Asked, found: Found, answers: Answers) -> 
         if route.template == named:
             name = f"{parts['slug']}/{parts['block_document_name']}"
         elif route.template == "/api/block_documents/{id}":
-            name = answers.get(Question("block", parts["id"]), Thing()).name
+            name = answers.get(Question("block", parts["id"]), NOTHING).name
         else:
             name = ""
         if not may_read_block(account, name):
@@ -188,8 +193,16 @@ def _pool(account: Account, asked: Asked, found: Found, answers: Answers) -> str
         elif route.permission == "poll":
             return "Workers of this kit poll work pools."
         for question in questions(account, asked, [(route, parts)]):
-            pool = answers.get(question, Thing()).pool
-            if pool not in account.pools:
+            thing = answers.get(question, NOTHING)
+            if question.kind == "deployment":
+                if thing.pool not in account.pools and thing.name not in account.deployments:
+                    which = f"the deployment {thing.name}" if thing.name else "this deployment"
+                    return (
+                        f"The account {account.name} may not run {which}, which is of another work pool; `deployments` in the"
+                        " inventory names those that it may."
+                    )
+            # One without a work pool is a program's that a flow has started, or a person's.
+            elif not thing.found or (thing.pool and thing.pool not in account.pools):
                 return f"The account {account.name} is no worker of the work pool that this is of."
     return ""
 
@@ -199,7 +212,7 @@ def _state_change(account: Account, asked: Asked, found: Found, answers: Answers
         return ""
     if account.role == "trigger":
         own = all(
-            answers.get(Question("flow_run", parts.get("id", "")), Thing()).name in account.deployments
+            answers.get(Question("flow_run", parts.get("id", "")), NOTHING).name in account.deployments
             for _, parts in found
         )
         if not own or _state(asked) not in CANCELS:
@@ -215,7 +228,7 @@ def _new_run(account: Account, asked: Asked, found: Found, answers: Answers) -> 
         return ""
     if account.role == "trigger":
         for question in questions(account, asked, found):
-            if answers.get(question, Thing()).name not in account.deployments:
+            if answers.get(question, NOTHING).name not in account.deployments:
                 return f"The account {account.name} may not run this deployment."
     if account.role in ("operator", "trigger") and (field := _executed(asked.body)):
         return f"The role {account.role} may not set {field} of a flow run."

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from . import audit, decide, routes
-from .decide import Asked, Question, Thing
+from .decide import NOTHING, Asked, Question, Thing
 from .roles import Account, Accounts
 
 Scope = MutableMapping[str, Any]
@@ -135,7 +135,8 @@ class Gate:
             self._known.move_to_end(question)
             return self._known[question]
         thing = await self._look(question)
-        if thing != Thing():
+        # A deployment can be given another work pool.
+        if thing.found and question.kind != "deployment":
             self._known[question] = thing
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
@@ -144,18 +145,22 @@ class Gate:
     async def _look(self, question: Question) -> Thing:
         if question.kind == "flow_run":
             run = await self._get(f"/api/flow_runs/{question.id}")
+            if not run:
+                return NOTHING
             deployment = run.get("deployment_id")
             name = (await self._answer(Question("deployment", deployment))).name if deployment else ""
             pool = run.get("work_pool_name") or await self._pool_of_parent(run)
             return Thing(pool, name)
         if question.kind == "deployment":
             found = await self._get(f"/api/deployments/{question.id}")
+            if not found:
+                return NOTHING
             flow = await self._get(f"/api/flows/{found['flow_id']}") if found.get("flow_id") else {}
             name = f"{flow.get('name')}/{found.get('name')}" if flow else ""
             return Thing(found.get("work_pool_name") or "", name)
         found = await self._get(f"/api/block_documents/{question.id}")
         kind = (found.get("block_type") or {}).get("slug")
-        return Thing(name=f"{kind}/{found.get('name')}" if kind and found.get("name") else "")
+        return Thing(name=f"{kind}/{found['name']}") if kind and found.get("name") else NOTHING
 
     async def _pool_of_parent(self, run: dict[str, Any]) -> str:
         """A subflow is of the work pool of the flow run that has started it."""

@@ -48,7 +48,7 @@ class Account:
     role: str
     #: Work pools of a worker.
     pools: frozenset[str] = frozenset()
-    #: FLOW/DEPLOYMENT of a trigger.
+    #: FLOW/DEPLOYMENT: all that a trigger may run, and what a worker's flows may run of other work pools.
     deployments: frozenset[str] = frozenset()
     #: TYPE/NAME of blocks whose secrets it may read; TYPE/* and * are for all of a type, and all.
     blocks: frozenset[str] = frozenset()
