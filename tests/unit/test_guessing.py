@@ -79,12 +79,39 @@ def test_a_client_cannot_name_another_address(proxy: Proxy) -> None:
     """In whatever it may choose: path, browser, user name."""
     other = '","network":"203.0.113.9"}'
     assert proxy.ask("GET", "/forged", User_Agent=other, Authorization=f"Basic {WRONG}") == 401
-    assert proxy.ask("GET", f"/x?{other.replace(' ', '')}", Authorization=f"Basic {WRONG}") == 401
-    found = alarms(proxy, "/forged", f"/x?{other}")
+    assert proxy.ask("GET", f"/x{other}", Authorization=f"Basic {WRONG}") == 401
+    found = alarms(proxy, "/forged", f"/x{other}")
     assert "203.0.113.9" in found["/forged"]
     for line in found.values():
         match = FILTER.match(JOURNAL + line)
         assert match and match["address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("line", "logged"),
+    [
+        ("GET /logged?token=hushed HTTP/1.1", "/logged"),
+        ("GET http://eve:hushed@localhost/absolute?token=hushed HTTP/1.1", "/absolute"),
+        ("GET http:eve:hushed@localhost/opaque HTTP/1.1", "/opaque"),
+        ("GET https://eve:hushed@localhost?token=hushed HTTP/1.1", ""),
+        ("CONNECT eve:hushed@localhost:443 HTTP/1.1", ""),
+    ],
+)
+def test_no_credentials_of_an_address_are_logged(proxy: Proxy, line: str, logged: str) -> None:
+    """A client may name a whole address in the first line of a request, and anything in its query."""
+    before = len(proxy.alarms.read_text())
+    context = ssl._create_unverified_context()
+    plain = socket.create_connection(("localhost", proxy.https), timeout=20)
+    with context.wrap_socket(plain, server_hostname="localhost") as stream:
+        head = f"Host: localhost\r\nAuthorization: Basic {WRONG}\r\nConnection: close\r\n\r\n"
+        stream.sendall(f"{line}\r\n{head}".encode())
+        assert stream.recv(65536).startswith(b"HTTP/1.1 401 ")
+    deadline = time.monotonic() + 10
+    while not (said := proxy.alarms.read_text()[before:]).endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (found,) = [json.loads(one) for one in said.splitlines() if "failed_login" in one]
+    assert found["request"]["uri"] == logged
+    assert "hushed" not in said
 
 
 def test_nothing_else_is_counted() -> None:
