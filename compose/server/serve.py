@@ -21,7 +21,8 @@ if __name__ == "__main__":
     import analytics
     from access import wall
 
-    sys.path.pop()
     wall.build(analytics.turn_off)
+    # All of it is imported now.
+    sys.path.pop()
     sys.argv[1:] = ["server", "start"]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

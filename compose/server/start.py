@@ -124,4 +124,6 @@ def end(server: asyncio.subprocess.Process) -> None:
 
 
 if __name__ == "__main__":
+    # The container's stdout is for the lines of the audit alone (access/lines.py).
+    sys.stdout = sys.stderr
     sys.exit(asyncio.run(main()))

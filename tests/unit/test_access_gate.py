@@ -12,21 +12,26 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compose" / "server"))
 
+from access import audit, naming
 from access.gate import Gate
 from access.roles import Accounts
+from prefect_doctor import way_in
 
+NUMBER = audit.Number("12345678", 1)
 RUN, SUB, FAR = (f"{number}1111111-1111-1111-1111-111111111111" for number in (1, 2, 3))
+DEPLOYMENT = "d1111111-1111-1111-1111-111111111111"
 THINGS = {
-    f"/api/flow_runs/{RUN}": {"work_pool_name": "general", "deployment_id": "d"},
+    f"/api/flow_runs/{RUN}": {"work_pool_name": "general", "deployment_id": DEPLOYMENT, "name": "brave-owl"},
     f"/api/flow_runs/{SUB}": {"work_pool_name": None, "parent_task_run_id": "t"},
     f"/api/flow_runs/{FAR}": {"work_pool_name": "gpu", "deployment_id": None},
     "/api/task_runs/t": {"flow_run_id": RUN},
-    "/api/deployments/d": {"name": "ship", "flow_id": "f", "work_pool_name": "general"},
+    f"/api/deployments/{DEPLOYMENT}": {"name": "ship", "flow_id": "f", "work_pool_name": "general"},
     "/api/flows/f": {"name": "order"},
 }
 ACCOUNTS = {
     "alice": {"role": "viewer"},
     "root": {"role": "admin"},
+    "backups": {"role": "operator", "more": ["variables"]},
     "worker-a": {"role": "worker", "pools": ["general"]},
     "shop": {"role": "trigger", "deployments": ["order/ship"]},
 }
@@ -59,8 +64,9 @@ class Prefect:
 class World:
     def __init__(self, path: Path) -> None:
         (path / "accounts.json").write_text(json.dumps(ACCOUNTS))
+        self.accounts = path / "accounts.json"
         self.prefect, self.notes = Prefect(), []
-        self.gate = Gate(self.prefect, Accounts(path / "accounts.json"), self.notes.append)
+        self.gate = Gate(self.prefect, Accounts(self.accounts), self.notes.append)
 
     def ask(self, who: str, method: str, path: str, body: Any = None, query: bytes = b"", local: bool = False) -> int:
         kind = "websocket" if method == "WS" else "http"
@@ -142,18 +148,87 @@ def test_secrets_are_asked_for_twice(world):
     assert world.ask("alice", "GET", path, query=b"include_secrets=false") == 404
 
 
+def noted(world: World) -> list[dict[str, Any]]:
+    """The lines, as they are written down."""
+    return [json.loads(note.line(NUMBER)) for note in world.notes]
+
+
 def test_what_is_noted(world):
-    world.ask("root", "POST", "/api/variables/", {"name": "x", "value": "hush"})
+    world.ask("root", "POST", "/api/variables/", {"name": "x", "value": "hush"}, query=b"token=hush")
     world.ask("alice", "POST", "/api/variables/", {"name": "x", "value": "hush"})
     world.ask("alice", "POST", "/api/flow_runs/filter", {})
     world.ask("worker-a", "POST", "/api/logs/", [{"message": "hush"}])
-    done, refused = (json.loads(note.line()) for note in world.notes)
-    assert (done["account"], done["role"], done["method"], done["path"], done["status"]) == (
-        "root", "admin", "POST", "/api/variables/", 200,
-    )  # fmt: skip
-    assert (refused["account"], refused["status"], refused["address"]) == ("alice", 403, "127.0.0.1")
+    done, refused = noted(world)
+    assert {**done, "time": ""} == {
+        "start": "12345678", "number": 1, "audit": 1, "time": "", "account": "root", "role": "admin", "method": "POST", "path": "/api/variables/",
+        "kind": "variable", "name": "x", "status": 200, "address": "192.0.2.7",
+    }  # fmt: skip
+    assert (refused["account"], refused["status"], refused["address"]) == ("alice", 403, "192.0.2.7")
     assert "may not create, change or delete variables" in refused["refused"]
-    assert not any("hush" in note.line() for note in world.notes)
+    assert not any("hush" in note.line(NUMBER) for note in world.notes)
+
+
+def test_the_kits_own_check_is_not_noted(world):
+    """It writes a variable each minute. Another of that account's is noted."""
+    assert audit.PROBE == ("backups", naming.Target("variable", way_in.VARIABLE))
+    for name in (way_in.VARIABLE, "x"):
+        assert world.ask("backups", "POST", "/api/variables/", {"name": name, "value": 1}) == 200
+        assert world.ask("backups", "DELETE", f"/api/variables/name/{name}") == 200
+    assert [one["name"] for one in noted(world)] == ["x", "x"]
+
+
+def test_what_is_deleted_is_noted_by_its_name(world):
+    assert world.ask("root", "DELETE", "/api/deployments/" + DEPLOYMENT) == 200
+    assert world.ask("alice", "DELETE", "/api/deployments/" + DEPLOYMENT) == 403
+    assert world.ask("stranger", "DELETE", "/api/deployments/" + DEPLOYMENT) == 403
+    assert [(one["account"], one["kind"], one.get("name"), one["status"]) for one in noted(world)] == [
+        ("root", "deployment", "order/ship", 200),
+        ("alice", "deployment", "order/ship", 403),
+        # Who is nobody makes nobody look anything up.
+        ("stranger", "deployment", None, 403),
+    ]
+
+
+def test_a_body_arrives_whole_however_large(world):
+    text = "x" * (2 * naming.MOST)
+    assert world.ask("root", "POST", "/api/variables/", {"name": "x", "value": text}) == 200
+    assert json.loads(world.prefect.asked[-1][2])["value"] == text
+    assert "name" not in noted(world)[-1]
+
+
+def test_a_change_without_an_answer_is_noted(world):
+    async def dies(*_: Any) -> None:
+        raise RuntimeError("hush")
+
+    world.gate = Gate(dies, Accounts(world.accounts), world.notes.append)
+    with pytest.raises(RuntimeError):
+        world.ask("root", "DELETE", f"/api/flow_runs/{RUN}")
+    (one,) = noted(world)
+    assert (one["kind"], one["status"]) == ("flow run", 0)
+
+
+def test_states_of_flow_runs_are_noted_when_a_person_sets_them(world):
+    path = f"/api/flow_runs/{RUN}/set_state"
+    for who, state in (("worker-a", "RUNNING"), ("worker-a", "CANCELLING"), ("root", "FAILED"), ("shop", "CANCELLED")):
+        assert world.ask(who, "POST", path, {"state": {"type": state}}) == 200
+    assert [(one["account"], one["state"], one["name"]) for one in noted(world)] == [
+        (who, state, "brave-owl of order/ship")
+        for who, state in (("worker-a", "CANCELLING"), ("root", "FAILED"), ("shop", "CANCELLED"))
+    ]
+
+
+def test_whoever_is_refused_for_ever_fills_no_disk(world):
+    for _ in range(200):
+        assert world.ask("alice", "DELETE", "/api/variables/name/x") == 403
+    assert world.ask("worker-a", "DELETE", "/api/variables/name/x") == 403
+    assert len(world.notes) == audit.REFUSALS + 1
+    assert world.notes[-2].refused.endswith("Further refusals of this account are not noted for a minute.")
+    refusals = audit.Refusals()
+    assert [bool(refusals.words("a", "no", now)) for now in [0.0] * 61 + [59.9, 60.0]] == [True] * 60 + [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_body_that_is_too_large_is_not_half_read(world, monkeypatch):

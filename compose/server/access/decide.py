@@ -80,7 +80,8 @@ def _is_force(asked: Asked) -> bool:
     return is_true(body.get("force"))
 
 
-def _state(asked: Asked) -> str:
+def state_type(asked: Asked) -> str:
+    """The type of the state that a flow run is to get, in capitals; empty where there is none."""
     body = asked.body if isinstance(asked.body, dict) else {}
     state = body.get("state")
     return str(state.get("type", "")).upper() if isinstance(state, dict) else ""
@@ -215,7 +216,7 @@ def _state_change(account: Account, asked: Asked, found: Found, answers: Answers
             answers.get(Question("flow_run", parts.get("id", "")), NOTHING).name in account.deployments
             for _, parts in found
         )
-        if not own or _state(asked) not in CANCELS:
+        if not own or state_type(asked) not in CANCELS:
             return f"The account {account.name} may cancel flow runs of its own deployments, and nothing else."
     # A worker reports its dead by force.
     if account.role != "worker" and _is_force(asked):

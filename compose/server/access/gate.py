@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from . import audit, decide, routes
+from . import audit, decide, naming, routes
 from .decide import NOTHING, Asked, Question, Thing
 from .roles import Account, Accounts
 
@@ -57,6 +58,7 @@ class Gate:
         """
         self._app, self._accounts, self._note = app, accounts, note
         self._known: OrderedDict[Question, Thing] = OrderedDict()
+        self._refusals, self._names = audit.Refusals(), naming.Names(self._get)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -80,12 +82,17 @@ class Gate:
             for question in decide.questions(came.account, asked, found):
                 answers[question] = await self._answer(question)
         if why := decide.refusal(came.account, asked, found, answers):
-            self._note(audit.entry(came.name, came.account, asked, found, 403, why, scope))
+            await self._note_refusal(came, asked, found, why, scope)
             await (_close(receive, send) if method == "WS" else _answer(send, 403, why))
         elif method == "WS":
             await self._watched(came, asked, found, self._app(scope, receive, send), send)
+        elif came.account is None or not audit.changes(came.account, asked, found):
+            await self._app(scope, receive, send)
         else:
-            await self._app(scope, receive, self._noted(send, came, asked, found, scope))
+            if asked.body is None and audit.names_are_in_the_body(asked):
+                body, receive = await naming.peek(receive)
+                asked = replace(asked, body=body)
+            await self._pass_and_note(scope, receive, send, came, asked, found)
 
     async def _watched(
         self, came: Came, asked: Asked, found: decide.Found, served: Awaitable[None], send: Send
@@ -116,18 +123,39 @@ class Gate:
         name = headers.get(ACCOUNT, b"").decode("latin-1")
         return Came(name, self._accounts.get(name))
 
-    def _noted(self, send: Send, came: Came, asked: Asked, found: decide.Found, scope: Scope) -> Send:
-        """Notes the answer to whatever changes something."""
-        if not audit.changes(asked, found):
-            return send
+    async def _note_refusal(self, came: Came, asked: Asked, found: decide.Found, why: str, scope: Scope) -> None:
+        """Notes it, with the name of what it was about, which whoever is nobody makes nobody look up."""
+        if words := self._refusals.words(came.name, why, time.monotonic()):
+            target = naming.target(asked, found)
+            if came.account is not None:
+                target = await self._names.of(target)
+            self._note(audit.entry(came.name, came.account, asked, target, 403, words, scope))
 
-        async def noted(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.accept"):
-                status = message.get("status", 101)
-                self._note(audit.entry(came.name, came.account, asked, found, status, "", scope))
+    async def _pass_and_note(
+        self, scope: Scope, receive: Receive, send: Send, came: Came, asked: Asked, found: decide.Found
+    ) -> None:
+        """Passes a change on, and notes it before its client has the answer; one that ends without any is noted, too."""
+        # Before it is done: what is deleted has no name afterwards.
+        target = await self._names.of(naming.target(asked, found))
+        noted = False
+
+        def note(status: int) -> None:
+            nonlocal noted
+            noted = True
+            if (came.name, target) == audit.PROBE:
+                return
+            self._note(audit.entry(came.name, came.account, asked, target, status, "", scope))
+
+        async def answered(message: Message) -> None:
+            if message["type"] == "http.response.start" and not noted:
+                note(message["status"])
             await send(message)
 
-        return noted
+        try:
+            await self._app(scope, receive, answered)
+        finally:
+            if not noted:
+                note(0)
 
     async def _answer(self, question: Question) -> Thing:
         """A fact, asked of Prefect's application as any client would."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import audit, lines
 from .gate import Gate
 from .roles import Accounts
 
@@ -21,13 +22,20 @@ def build(*before: Callable[[], object]) -> None:
     Args:
         before: called when Prefect's application is made, and before anybody can ask it.
     """
+    # Before anything of Prefect's could write there.
+    written = lines.Lines(lines.apart())
     import uvicorn
 
-    uvicorn.run = guarded(uvicorn.run, *before)
+    uvicorn.run = guarded(uvicorn.run, written, *before)
 
 
-def guarded(serve: Callable[..., Any], *before: Callable[[], object]) -> Callable[..., Any]:
-    """`uvicorn.run`, with the gate before its application."""
+def guarded(serve: Callable[..., Any], written: lines.Lines, *before: Callable[[], object]) -> Callable[..., Any]:
+    """`uvicorn.run`, with the gate before its application.
+
+    Args:
+        written: where the audit goes.
+        before: as for `build`.
+    """
 
     @functools.wraps(serve)
     def run(app: Any, **options: Any) -> Any:
@@ -36,7 +44,8 @@ def guarded(serve: Callable[..., Any], *before: Callable[[], object]) -> Callabl
             raise TypeError(f"prefect server start gives uvicorn no application but a name: {app}")
         for do in before:
             do()
-        gate = Gate(app, Accounts(ACCOUNTS), lambda one: print(f"audit {one.line()}", flush=True))
+        numbers = audit.numbers()
+        gate = Gate(app, Accounts(ACCOUNTS), lambda one: written.write(one.line(next(numbers))))
         return serve(app=gate, **options)
 
     return run
