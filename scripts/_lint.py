@@ -23,6 +23,7 @@ import _promtool
 # untyped private parts go through (most of systemd/worker, the flows role), Ansible's plugins and modules, the tests.
 TYPED = (
     "ansible/plugin_utils/*",
+    "backups/prefect_audit/*",
     "backups/prefect_backups/*",
     "backups/prefect_metrics/*",
     "backups/prefect_doctor/*",

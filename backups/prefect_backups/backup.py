@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from prefect_audit import keep as audit
 
 from . import manifest, previous, space, verify
 from .errors import Code, Failure
@@ -155,6 +156,7 @@ def _make(settings: Settings, kind: str, report: Report, facts: Facts) -> tuple[
     postgres, local = Postgres.live(settings), Repository.local(settings)
     # A restore of this kit has its own process in the container only under the lock, which we hold.
     directory = postgres.make_staging(STAGING)
+    _collect_audit(settings, report)
     files = [path for path in settings.files if Path(path).exists()]
     for path in sorted(set(settings.files) - set(files)):
         report.say(f"      {path} is not there and not in the backup", style="yellow")
@@ -182,6 +184,14 @@ def _make(settings: Settings, kind: str, report: Report, facts: Facts) -> tuple[
         tags = {name: getattr(account, name) for name in ("id", "kind", "prefect", "postgres", "revision", "kit")}
         made = local.backup([str(directory), *files], settings.exclude, tags, advance)
     return made, account
+
+
+def _collect_audit(settings: Settings, report: Report) -> None:
+    """Have what was done until now in the backup. Without that it is still one."""
+    try:
+        audit.collect(Path(settings.audit), settings.audit_keep_days, datetime.now(UTC))
+    except Failure as failure:
+        report.say(f"      the newest lines of the audit are not in the backup: {failure.fact}", style="yellow")
 
 
 def _weigh(directory: Path) -> int:

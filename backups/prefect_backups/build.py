@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from prefect_audit import keep
+
 from . import backup, units, workers
 from .bring_back import bring_back, prove
 from .errors import Code, Failure
@@ -68,3 +70,23 @@ def files(host: Host, plan: Plan) -> None:
         plan.repository.restore(plan.backup, str(kept), into, advance)
         host.stack.replace_caddy_data(into)
     host.postgres.remove_staging("files")
+
+
+def audit(host: Host, plan: Plan) -> None:
+    """Who did what, as far as this host does not know it: on a new host, what was done on the lost one. No reason to fail."""
+    directory = host.settings.audit
+    if directory not in plan.manifest.files:
+        # Made before there was an audit.
+        return
+    try:
+        # Not by way of the staging directory: Postgres could write there.
+        with host.report.step("audit of before", "audit") as advance, keep.arrivals(Path(directory)) as into:
+            plan.repository.restore(plan.backup, directory, into, advance)
+            count = keep.bring_back(Path(directory), into)
+    except (Failure, OSError) as error:
+        host.report.say(
+            f"      the audit of before is not restored: {error.fact if isinstance(error, Failure) else error}",
+            style="yellow",
+        )
+    else:
+        host.report.say(f"      {count} lines are new to this host")

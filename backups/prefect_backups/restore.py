@@ -77,6 +77,7 @@ class Restore:
                 build.database(host, plan, journal)
                 if request.with_files:
                     build.files(host, plan)
+                build.audit(host, plan)
                 there = host.postgres.databases()
                 live = "missing" if request.new_cluster else plan.live
                 renames, journal.keep_previous = decide.of_restore(live, there, request.initial, unserved)

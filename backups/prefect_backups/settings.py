@@ -89,11 +89,14 @@ class Settings:
     start_seconds: int = 900
     # Days that the database of before a restore is kept for `prefect-restore --undo`.
     keep_previous_days: float = 7
+    # Days that each line of the audit is kept at least.
+    audit_keep_days: float = 365
     # Where things are on this host.
     staging: str = "/var/backups/prefect/staging"
     verify_directory: str = "/var/backups/prefect/verify"
     state: str = "/var/lib/prefect/backups"
     socket: str = "/var/lib/prefect/postgres/socket"
+    audit: str = "/var/lib/prefect/audit"
     compose_file: str = "/opt/prefect/compose/compose.yml"
     compose_environment: str = "/etc/prefect/stack.env"
 

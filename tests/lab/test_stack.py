@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+import uuid
 
 import pytest
 
@@ -167,6 +169,56 @@ def json_score(host, unit):
     """The exposure that systemd computes, from 0 (best) to 10."""
     said = host.run(f"systemd-analyze security --no-pager {unit}").stdout
     return float(next(line for line in said.splitlines() if "Overall exposure level" in line).split(":")[1].split()[0])
+
+
+# $1 is a line of the audit, as the server writes it.
+FORGED = """
+printf 'MESSAGE=%s\\nPRIORITY=6\\nCONTAINER_NAME=prefect-server\\nCONTAINER_TAG=prefect-server\\n' "$1" | logger --journald
+"""
+# What the server prints or logs, whatever is in it: to stdout and to stderr of its process.
+LOGGED = """
+for one in /proc/[0-9]*; do
+    case $(readlink $one/exe) in *python*) ;; *) continue ;; esac
+    grep -q /serve.py $one/cmdline || continue
+    printf 'log\\n%s\\n' "$1" >$one/fd/1
+    printf 'log\\n%s\\n' "$1" >$one/fd/2
+    echo written
+done
+"""
+
+
+def test_who_did_what_is_kept_and_cannot_be_forged(vps, host, endpoint, access_log):
+    """A change, and a refusal, by the names of what they were about; of what only looks like such lines there is none."""
+    mark = uuid.uuid4().hex[:8]
+    id = endpoint.post(f"/api/variables/?token=hush-{mark}", {"name": f"x_{mark}", "value": "hush"}).json()["id"]
+    worker = next(name for name in endpoint.passwords if name.startswith("worker-"))
+    assert endpoint.delete(f"/api/variables/{id}", user=worker).status_code == 403
+    assert endpoint.delete(f"/api/variables/{id}").status_code == 204
+    forged = json.dumps({"audit": 1, "time": "2026-01-01T00:00:00.000+00:00", "account": f"forged-{mark}", "name": "x"})
+    for user in ("nobody", "root"):
+        vps.ssh(f"runuser --user {user} -- sh -c {shlex.quote(FORGED)} _ {shlex.quote(forged)}")
+    said = vps.ssh(f"docker exec prefect-server sh -c {shlex.quote(LOGGED)} _ {shlex.quote(forged)}").stdout
+    assert said.split() == ["written"]
+    written = f"journalctl --since -2min -o cat --grep forged-{mark} --quiet | wc -l"
+    until("all four are in the journal", lambda: "" if (count := host.check_output(written)) == "4" else count, 20)
+
+    host.run_expect([0], "systemctl start prefect-audit.service")
+    text = host.check_output(f"prefect-audit --json --object x_{mark}")
+    assert [(one["account"], one["what"], one["status"]) for one in json.loads(text)] == [
+        ("admin", f"create variable x_{mark}", 201),
+        (worker, f"delete variable x_{mark}", 403),
+        ("admin", f"delete variable x_{mark}", 204),
+    ]
+    (address,) = {one["address"] for one in json.loads(text)}
+    assert address in {line["request"]["remote_ip"] for line in access_log(60) if id in line["request"]["uri"]}
+    kept = host.check_output("cat /var/lib/prefect/audit/*.jsonl")
+    assert f"x_{mark}" in kept and "forged" not in kept and "hush" not in kept and "hush" not in str(access_log(60))
+    assert all(password not in kept for password in endpoint.passwords.values())
+    assert "forged" not in host.check_output("prefect-audit --json --limit 0")
+    assert (
+        host.check_output("stat -c '%U %a' /var/lib/prefect/audit /var/lib/prefect/audit/*.jsonl").splitlines()[0]
+        == "root 700"
+    )
 
 
 def test_a_change_that_does_not_work_is_taken_back(host, playbook):

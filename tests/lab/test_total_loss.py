@@ -183,6 +183,10 @@ def test_a_new_server_begins_where_the_lost_one_ended(
     logs = endpoint.post("/api/logs/filter", {"logs": {"flow_run_id": {"any_": [before.flow_run]}}}).json()
     assert logs
     assert deployment_names(endpoint) == before.deployments
+    # And who did what on the lost one.
+    told = vps.ssh("prefect-audit --json --object secret/total-loss").stdout
+    assert [(one["account"], one["what"]) for one in json.loads(told)] == [("admin", "create block secret/total-loss")]
+    assert SECRET not in vps.ssh("prefect-audit --json --limit 0").stdout
     assert secret_block(endpoint) == SECRET
     assert vps.ssh(f"systemctl is-active {restores.WORKER}").stdout.strip() == "active"
     assert vps.ssh("cat /var/lib/prefect/restored_from").stdout.strip() == "latest"

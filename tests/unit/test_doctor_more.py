@@ -386,6 +386,7 @@ def test_what_is_dear_is_not_looked_at_each_minute():
         "units",
         "machine",
         "messages",
+        "audit",
     }
     assert good_for["updates"] == good_for["drift"] == 3600 and good_for["backups"] == 900
 
