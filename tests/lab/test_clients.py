@@ -16,7 +16,11 @@ import pytest
 @pytest.fixture
 def environment(endpoint, tmp_path):
     """What README has a person export, in a clean home."""
-    secret = base64.b64encode(f"admin:{endpoint.passwords['admin']}".encode()).decode()
+    return environment_of(endpoint, tmp_path, "admin")
+
+
+def environment_of(endpoint, tmp_path, user):
+    secret = base64.b64encode(f"{user}:{endpoint.passwords[user]}".encode()).decode()
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return kept | {
         "HOME": str(tmp_path),
@@ -47,6 +51,34 @@ def test_the_cli_runs_a_deployment_and_shows_its_logs(environment, endpoint):
     while "Hello" not in (said := prefect(environment, "flow-run", "logs", found["id"]).stdout):
         assert time.monotonic() < deadline, said
         time.sleep(1)
+
+
+PROJECT = """
+prefect-version: 3.8.8
+pull: []
+deployments:
+  - name: by-a-deployer
+    entrypoint: program.py:nothing
+    work_pool: {name: general}
+    schedules: [{cron: "0 4 * * *", timezone: Europe/Berlin}]
+"""
+
+
+def test_a_deployer_deploys_and_an_operator_does_not(endpoint, tmp_path):
+    (tmp_path / "program.py").write_text("from prefect import flow\n\n@flow\ndef nothing():\n    pass\n")
+    (tmp_path / "prefect.yaml").write_text(PROJECT)
+    deployer, operator = (environment_of(endpoint, tmp_path, user) for user in ("ada", "bob"))
+    command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all")
+    done = subprocess.run(command, env=deployer, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = "nothing/by-a-deployer"
+    done = prefect(operator, "deployment", "schedule", "create", name, "--interval", "3600")
+    assert done.returncode == 0, done.stdout + done.stderr
+    refused = prefect(operator, "deployment", "delete", name)
+    assert refused.returncode != 0
+    said = " ".join((refused.stdout + refused.stderr).split())
+    assert "The role operator may not create, change or delete flows and deployments" in said
+    assert prefect(deployer, "deployment", "delete", name).returncode == 0
 
 
 def test_the_cli_is_refused_with_a_wrong_password(environment):
