@@ -27,7 +27,7 @@ def host_variables(vps: Vps) -> dict[str, Any]:
 
 
 def group_variables(domain: str, images: LabImages, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of a lab install; `more` is added and wins."""
+    """The settings of a lab install; `more` is added and wins, and takes away what it has as None."""
     variables: dict[str, Any] = {
         "prefect_domain": domain,
         "prefect_email": "admin@lab.test",
@@ -49,7 +49,7 @@ def group_variables(domain: str, images: LabImages, more: Mapping[str, Any] | No
     }
     if images.archive:
         variables["prefect_images_archive"] = str(images.archive)
-    return {**variables, **(more or {})}
+    return {name: value for name, value in {**variables, **(more or {})}.items() if value is not None}
 
 
 def as_yaml(variables: Mapping[str, Any]) -> str:

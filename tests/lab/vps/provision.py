@@ -41,7 +41,7 @@ def version_words(images: LabImages) -> list[str]:
 
 
 #: What it knows less of than the present kit: roles.
-RELEASED_SETTINGS = {"prefect_users": [{"name": "admin"}]}
+RELEASED_SETTINGS = {"prefect_users": [{"name": "admin"}], "prefect_workers_blocks": None}
 
 
 def released_kit() -> Path | None:
