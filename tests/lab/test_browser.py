@@ -210,6 +210,12 @@ def state(page: Page, name: str) -> Locator:
     return page.get_by_text(name, exact=True).filter(visible=True).first
 
 
+def newest_first(page: Page) -> None:
+    """Only the lines of the log that are in sight are in the page: have the newest there."""
+    page.get_by_role("combobox").filter(has_text="Oldest to newest").click()
+    page.get_by_role("option", name="Newest to oldest").click()
+
+
 def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpoint, run_flow, access_log) -> None:
     page, name = visit.page, f"report-{uuid.uuid4().hex[:6]}"
     process = run_flow(name, 30)
@@ -225,13 +231,14 @@ def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpo
     page.get_by_role("tab", name="Logs").click()
     state(page, "Running").wait_for()
     page.get_by_text(f"{name}: page 1", exact=True).wait_for(timeout=30_000)
-    # Only the lines that are in sight are in the page.
-    page.get_by_role("combobox").filter(has_text="Oldest to newest").click()
-    page.get_by_role("option", name="Newest to oldest").click()
+    newest_first(page)
     # From here on the page is only watched: what comes now comes by itself.
     page.get_by_text(f"{name}: page 15", exact=True).wait_for(timeout=60_000)
     assert process.poll() is None, "the log was there before the run had ended"
     state(page, "Completed").wait_for(timeout=60_000)
+    # The page asks for no more lines once the run has ended, and the last ones may have come later.
+    page.reload()
+    newest_first(page)
     page.get_by_text("loading north, south, east, west").wait_for()
     assert process.wait(60) == 0
     page.wait_for_timeout(1500)  # the graph moves into its place
