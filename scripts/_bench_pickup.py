@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import random
 import statistics
@@ -23,6 +24,7 @@ MOST_OF_STOCK = 0.5
 MOST_IDLE_PERCENT = 2.0
 SECONDS_IDLE = 60
 STOCK = "bench-stock-worker.service"
+ACCOUNT = "/run/bench-stock.env"
 # What a process that runs a flow has imported by the time that it is Running; it then does nothing.
 IMPORTS = "import prefect.engine, prefect.flow_engine, prefect.deployments.steps.core, prefect.client.orchestration"
 
@@ -81,12 +83,17 @@ def _processor(vps: Vps, unit: str) -> float:
     return sum(map(int, fields[11:15])) / 100
 
 
-def _start_stock(vps: Vps) -> None:
-    """`prefect worker start` as the documentation has it, beside ours, with the same account and interpreter."""
+def _start_stock(vps: Vps, endpoint: Endpoint) -> None:
+    """`prefect worker start` as the documentation has it, beside ours, with the same interpreter, and an account that may poll
+    any work pool: a worker's may poll its own.
+    """
+    login = base64.b64encode(f"admin:{endpoint.passwords['admin']}".encode()).decode()
+    headers = json.dumps({"Authorization": f"Basic {login}"})
+    vps.ssh(f"umask 077 && cat > {ACCOUNT}", text=f"PREFECT_CLIENT_CUSTOM_HEADERS='{headers}'\n")
     words = (
         "--uid=prefect --collect -p StateDirectory=bench-stock -p EnvironmentFile=/etc/prefect/workers/general-1.env"
     )
-    words += " -p EnvironmentFile=/etc/prefect/workers/general-1.secret.env -E HOME=/var/lib/bench-stock"
+    words += f" -p EnvironmentFile={ACCOUNT} -E HOME=/var/lib/bench-stock"
     words += " -E PREFECT_HOME=/var/lib/bench-stock -E PREFECT_WORKER_WEBSERVER_PORT=8099"
     vps.ssh(f"systemctl stop {STOCK}", check=False)
     vps.ssh(
@@ -102,7 +109,7 @@ def measure(vps: Vps, endpoint: Endpoint, count: int, interval: float, seconds_i
     runs = Runs(vps, endpoint)
     try:
         with step("prefect worker start, beside ours"):
-            _start_stock(vps)
+            _start_stock(vps, endpoint)
             kit, stock = runs.deployment("bench-kit"), runs.deployment("bench-stock", work_pool_name="stock")
             for deployment in kit, stock:
                 _pick_up(runs, deployment, None)
@@ -121,7 +128,7 @@ def measure(vps: Vps, endpoint: Endpoint, count: int, interval: float, seconds_i
             for name, unit in units.items():
                 figures.idle[name] = (_processor(vps, unit) - before[name]) / seconds_idle * 100
     finally:
-        vps.ssh(f"systemctl stop {STOCK}", check=False)
+        vps.ssh(f"systemctl stop {STOCK}; rm --force {ACCOUNT}", check=False)
         runs.remove()
         endpoint.delete("/api/work_pools/stock")
     return figures
