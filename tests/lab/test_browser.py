@@ -236,9 +236,8 @@ def test_one_login_and_then_a_run_with_its_logs_as_they_come(visit: Visit, endpo
     page.get_by_text(f"{name}: page 15", exact=True).wait_for(timeout=60_000)
     assert process.poll() is None, "the log was there before the run had ended"
     state(page, "Completed").wait_for(timeout=60_000)
-    # The page asks for no more lines once the run has ended, and the last ones may have come later.
+    # The page asks for no more lines once the run has ended, and the last ones may have come later. (It keeps the order.)
     page.reload()
-    newest_first(page)
     page.get_by_text("loading north, south, east, west").wait_for()
     assert process.wait(60) == 0
     page.wait_for_timeout(1500)  # the graph moves into its place
