@@ -288,10 +288,14 @@ class Proxy:
         self.alarms = caddy.directory / "stderr"
 
     def __enter__(self) -> Proxy:
+        #: The headers of each request that arrived there.
+        seen = self.seen = []
+
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
+                seen.append(dict(self.headers))
                 said = f"{self.path} {sorted({'Authorization', 'Cookie'} & set(self.headers))}".encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(said)))

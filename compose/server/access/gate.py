@@ -25,6 +25,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: By which Caddy says whose password a request came with. It is the only one of another machine's that gets here: the networks of
 #: compose.yml have no others in them, and no address of the host's.
 ACCOUNT = b"x-prefect-account"
+#: By which it says whom single sign-on knows, and of which groups, with commas between; there is no account of theirs then.
+PERSON, GROUPS = b"x-prefect-person", b"x-prefect-groups"
 #: That a request was passed on; Caddy adds it to each, and what is in this container does not.
 FORWARDED = b"x-forwarded-for"
 #: Who may start a program in this container can do anything (root on the host).
@@ -37,6 +39,8 @@ REMEMBERED = 4096
 REFUSED = 1008
 #: Seconds after which an open websocket is ended whose account may not have it any more.
 WATCHED = 1.0
+#: Seconds that one of single sign-on's lasts: who has left is known there, and asked for at each new request.
+SIGNED_ON = 3600.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Came:
 
     name: str
     account: Account | None
+    #: Of somebody whom single sign-on knows.
+    groups: tuple[str, ...] | None = None
 
 
 class Gate:
@@ -100,9 +106,12 @@ class Gate:
         """A websocket, for as long as its account may have it: a password is asked for once, and an open one lasts for days."""
         task = asyncio.ensure_future(served)
         try:
+            began = time.monotonic()
             while not (await asyncio.wait({task}, timeout=WATCHED))[0]:
-                account = came.account if came.account is LOCAL else self._accounts.get(came.name)
+                account = came.account if came.account is LOCAL else self._account(came.name, came.groups)
                 if decide.refusal(account, asked, found, {}):
+                    return
+                if came.groups is not None and time.monotonic() - began > SIGNED_ON:
                     return
             task.result()
         finally:
@@ -117,11 +126,18 @@ class Gate:
     def _came(self, scope: Scope) -> Came:
         """Whom it is of; the header that says so ends here."""
         headers = dict(scope["headers"])
-        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != ACCOUNT]
+        own = (ACCOUNT, PERSON, GROUPS)
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in own]
         if FORWARDED not in headers and (scope.get("client") or ("",))[0] in ("127.0.0.1", "::1"):
             return Came(LOCAL.name, LOCAL)
-        name = headers.get(ACCOUNT, b"").decode("latin-1")
-        return Came(name, self._accounts.get(name))
+        name, person = (headers.get(key, b"").decode("latin-1").strip() for key in (ACCOUNT, PERSON))
+        if name or not person:
+            return Came(name, self._account(name, None))
+        groups = tuple(group.strip() for group in headers.get(GROUPS, b"").decode("utf-8", "replace").split(","))
+        return Came(person, self._account(person, groups), groups)
+
+    def _account(self, name: str, groups: tuple[str, ...] | None) -> Account | None:
+        return self._accounts.get(name) if groups is None else self._accounts.person(name, groups)
 
     async def _note_refusal(self, came: Came, asked: Asked, found: decide.Found, why: str, scope: Scope) -> None:
         """Notes it, with the name of what it was about, which whoever is nobody makes nobody look up."""

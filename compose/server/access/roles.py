@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,10 @@ def parsed(text: str) -> dict[str, Account]:
     return accounts
 
 
+#: Before the name of a group, in the file of the accounts.
+GROUP = "@"
+
+
 class Accounts:
     """Those of a file, read again when it has changed: a removed account is out with its next request."""
 
@@ -94,3 +98,13 @@ class Accounts:
             self._found, self._mark = {}, None
             print(f"access: no account is known: {error}", flush=True)
         return self._found.get(name)
+
+    def person(self, name: str, groups: Iterable[str]) -> Account | None:
+        """Somebody whom single sign-on knows: the role is that of their group which may do most. None: no group has any.
+
+        Args:
+            groups: of the identity provider; the file has them as @GROUP.
+        """
+        found = [account for group in groups if group and (account := self.get(f"{GROUP}{group}"))]
+        best = min(found, key=lambda one: PEOPLE.index(one.role) if one.role in PEOPLE else len(PEOPLE), default=None)
+        return best and replace(best, name=name, blocks=frozenset().union(*(one.blocks for one in found)))
