@@ -32,9 +32,16 @@ def prefect_worker_accounts(workers: Iterable[Mapping[str, Any]], blocks: Iterab
     ]
 
 
-def prefect_rights(accounts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Accounts by name, with their role and what limits or widens it."""
-    return {
+def prefect_rights(
+    accounts: Iterable[Mapping[str, Any]], groups: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Accounts by name, with their role and what limits or widens it.
+
+    Args:
+        groups: the role of each group that single sign-on knows; in the result they are called @GROUP.
+    """
+    of_groups = {f"@{group}": {"role": role} for group, role in (groups or {}).items()}
+    return of_groups | {
         account["name"]: {
             "role": account.get("role") or DEFAULT_ROLE,
             **{key: sorted(account[key]) for key in LISTS if account.get(key)},

@@ -284,3 +284,44 @@ def test_an_open_websocket_ends_with_its_account(tmp_path, monkeypatch):
         assert sorted(ended) == ["", "alice", "root"]
 
     asyncio.run(talk())
+
+
+def test_somebody_whom_single_sign_on_knows(tmp_path):
+    """The role of the group that may do most; an account's name in that header is none."""
+    path = tmp_path / "accounts.json"
+    path.write_text(json.dumps({"root": {"role": "admin"}, "@data": {"role": "operator"}, "@all": {"role": "viewer"}}))
+    seen: list[str] = []
+
+    async def prefect(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["path"])
+        assert not [name for name, _ in scope["headers"] if name.startswith(b"x-prefect-")]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    notes: list[Any] = []
+    gate = Gate(prefect, Accounts(path), notes.append)
+
+    def ask(method: str, path: str, account: str, person: str, groups: str) -> int:
+        named = {"x-prefect-account": account, "x-prefect-person": person, "x-prefect-groups": groups}
+        headers = [(name.encode(), value.encode()) for name, value in named.items() if value]
+        scope = {"type": "http", "method": method, "path": path, "headers": [*headers, (b"x-forwarded-for", b"::1")]}
+        said: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        asyncio.run(gate(scope, receive, send))
+        return said[0]["status"]
+
+    run = f"/api/deployments/{RUN}/create_flow_run"
+    assert ask("POST", run, "", "ada@example.org", "all, data") == 200
+    assert ask("POST", run, "", "ada@example.org", "all") == 403
+    assert ask("GET", "/api/admin/version", "", "ada@example.org", "all") == 200
+    for groups in ("", "others", "root", "@data"):
+        assert ask("GET", "/api/admin/version", "", "root", groups) == 403
+    # Whoever has a password is that account, whatever else is said.
+    assert ask("POST", "/api/work_pools/", "root", "ada", "all") == 200
+    assert ask("POST", "/api/work_pools/", "stranger", "ada", "data") == 403
+    assert [note.account for note in notes][:2] == ["ada@example.org", "ada@example.org"]

@@ -263,10 +263,11 @@ class Proxy:
     """The real Caddy with the kit's Caddyfile on ports of its own, before a stand-in that answers 200 to everything."""
 
     def __init__(self, caddy: Caddy, **environment: str) -> None:
-        ports = []
-        for _ in range(4):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                ports.append(free.getsockname()[1])
+        # Open together: one that is closed again can be given twice.
+        free = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+        ports = [one.getsockname()[1] for one in free]
+        for one in free:
+            one.close()
         self.upstream, self.https, *others = ports
         command = [CADDY, *"hash-password --algorithm bcrypt --bcrypt-cost 4 --plaintext password".split()]
         hashed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -357,6 +357,24 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey, encryption: serializa
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
 
 
+def test_single_sign_on(said):
+    well = {"prefect_sso_proxy": "http://oauth2-proxy:4180", "prefect_sso_roles": {"data team": "deployer"}}
+    assert said(**well) == []
+    assert said(**(well | {"prefect_sso_proxy": "oauth2-proxy/x"})) == [
+        'prefect_sso_proxy is "oauth2-proxy/x"; it must be an address without a path, such as http://oauth2-proxy:4180'
+    ]
+    assert said(**(well | {"prefect_sso_proxy": ""})) == [
+        "prefect_sso_roles has groups, but prefect_sso_proxy is not set"
+    ]
+    assert said(**(well | {"prefect_sso_roles": {}})) == [
+        "prefect_sso_roles is empty; name the groups that may do something: {GROUP: ROLE}"
+    ]
+    assert said(**(well | {"prefect_sso_roles": {"a,b": "viewer", "c": "trigger"}})) == [
+        'prefect_sso_roles: "a,b" is no name of a group that can be told from others',
+        'prefect_sso_roles: "c" has the role "trigger"; allowed are admin, deployer, operator, viewer',
+    ]
+
+
 def test_networks_that_may_connect(said):
     assert said(prefect_tls="internal", prefect_allowed_networks=["10.8.0.0/24", "2001:db8::/32", "203.0.113.7"]) == []
     assert said(prefect_tls="internal", prefect_allowed_networks=["10.8.0.1/24"]) == [

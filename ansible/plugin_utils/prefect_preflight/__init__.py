@@ -19,6 +19,7 @@ from .accounts import (
     password_problems,
     prefect_left_passwords,
     secrets_problems,
+    sso_problems,
     user_problems,
     worker_block_problems,
 )
@@ -70,6 +71,7 @@ CHECKS: tuple[Check, ...] = (
     domain_problems,
     acme_problems,
     user_problems,
+    sso_problems,
     worker_block_problems,
     monitor_problems,
     certificate_problems,

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .words import bad_names, quoted
+from .words import bad_names, given, quoted
 
 # Each wrong password costs the server a bcrypt hash, and there is no lock-out: length is what protects.
 SHORTEST_PASSWORD = 16
@@ -16,6 +16,9 @@ LONGEST_PASSWORD = 72
 FEWEST_CHARACTERS = 6
 # A block as `prefect block ls` shows it, or all of a type.
 BLOCK = re.compile(r"[a-z0-9-]+/(\*|[^/*\s]+)")
+# The proxy of single sign-on, and what the people of a group can be.
+PROXY = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+GROUP_ROLES = ("admin", "deployer", "operator", "viewer")
 # Written by the playbook itself: its own accounts, and one for each worker.
 RESERVED_ACCOUNT = re.compile(r"playbook|backups|watch|worker-.*")
 
@@ -55,6 +58,28 @@ def role_problems(users: list[dict[str, Any]]) -> list[str]:
         problems += bad_blocks(f"{who}: blocks", user.get("blocks") or [])
         if role in ("admin", "trigger") and user.get("blocks"):
             problems.append(f"{who} has blocks; the role {role} reads {'all' if role == 'admin' else 'none'} anyway")
+    return problems
+
+
+def sso_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with single sign-on."""
+    proxy, roles = settings["prefect_sso_proxy"], settings["prefect_sso_roles"]
+    if not proxy:
+        return ["prefect_sso_roles has groups, but prefect_sso_proxy is not set"] if roles else []
+    problems = []
+    if not PROXY.fullmatch(proxy):
+        problems.append(
+            f"{given('prefect_sso_proxy', proxy)}; it must be an address without a path, such as http://oauth2-proxy:4180"
+        )
+    if not roles:
+        problems.append("prefect_sso_roles is empty; name the groups that may do something: {GROUP: ROLE}")
+    for group, role in roles.items():
+        if not str(group).strip() or "," in str(group) or str(group) != str(group).strip():
+            problems.append(f"prefect_sso_roles: {quoted(group)} is no name of a group that can be told from others")
+        if role not in GROUP_ROLES:
+            problems.append(
+                f"prefect_sso_roles: {quoted(group)} has the role {quoted(role)}; allowed are {', '.join(GROUP_ROLES)}"
+            )
     return problems
 
 
