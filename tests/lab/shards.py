@@ -55,6 +55,7 @@ FILES = (
     (
         "test_newcomer",
         "test_browser",
+        "test_sso",
         "test_scripts",
         "test_docker_pool",
         "test_restore_refusals",
