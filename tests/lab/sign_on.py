@@ -113,7 +113,8 @@ class SignOn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self._processes:
-            process.terminate()
+            # Apache, as it is started here, does not end by itself.
+            process.kill()
         for process in self._processes:
             process.wait(20)
 
