@@ -94,7 +94,7 @@ def _plan(vps: Vps, options: argparse.Namespace, endpoint: Endpoint, run: str) -
 
 
 def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
-    """Measure, print a table, and say whether the goals are met; gives the exit code."""
+    """Measure and print; gives the exit code, for which the goals do not count in a short run."""
     deployment = endpoint.get("/api/deployments/name/hello/hello").raise_for_status().json()
     made = endpoint.post(f"/api/deployments/{deployment['id']}/create_flow_run", {}).raise_for_status().json()
     with step("two further servers, with and without roles"):
@@ -107,29 +107,19 @@ def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
     finally:
         _stop(vps)
         endpoint.delete(f"/api/flow_runs/{made['id']}")
-    return report([json.loads(line) for line in said.splitlines() if line.startswith("{")])
+    met = report([json.loads(line) for line in said.splitlines() if line.startswith("{")])
+    return 0 if met or options.short else 1
 
 
-def report(lines: list[dict[str, Any]]) -> int:
-    """The table, and the verdict."""
+def report(lines: list[dict[str, Any]]) -> bool:
+    """The table, and whether the goals are met."""
     rates: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     medians: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         rates[line["work"], line["clients"]][line["door"]].append(line["rate"])
         medians[line["work"], line["clients"]][line["door"]].append(line["median"])
-    table = new_table(
-        "As a worker; the best of each; a second, and milliseconds at the median",
-        "",
-        "clients",
-        "bare /s",
-        "roles /s",
-        "door /s",
-        "roles ÷ bare",
-        "door ÷ bare",
-        "bare ms",
-        "roles ms",
-        "door ms",
-    )
+    ratios, times = ("roles ÷", "door ÷"), ("bare ms", "roles ms", "door ms")
+    table = new_table("As a worker; the best of each", "", "clients", "bare /s", "roles /s", "door /s", *ratios, *times)
     kept, added = [], []
     for (work, clients), found in rates.items():
         best = {name: max(values) for name, values in found.items()}
@@ -152,4 +142,4 @@ def report(lines: list[dict[str, Any]]) -> int:
         f" the door keeps {min(kept):.2f} to {max(kept):.2f} of the bare server's throughput, at the mean"
         f" {statistics.mean(kept):.2f} (goal: {LEAST_OF_BARE:g})."
     )
-    return 0 if max(added) < MOST_ADDED_MS and min(kept) >= LEAST_OF_BARE else 1
+    return max(added) < MOST_ADDED_MS and min(kept) >= LEAST_OF_BARE
