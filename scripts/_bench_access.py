@@ -137,6 +137,10 @@ def report(lines: list[dict[str, Any]]) -> bool:
             *(f"{quickest[name]:,.1f}" for name in ("bare", "gate", "door")),
         )
     console.print(table)
+    if hung_up := {
+        door: sum(line["failed"] for line in lines if line["door"] == door) for door in ("bare", "gate", "door")
+    }:
+        console.print("Hung up by a busy server: " + ", ".join(f"{door} {count}" for door, count in hung_up.items()))
     console.print(
         f"Roles add {max(added):.2f} ms at the median to one client (goal: less than {MOST_ADDED_MS:g}); with 8 and 64 clients"
         f" the door keeps {min(kept):.2f} to {max(kept):.2f} of the bare server's throughput, at the mean"
