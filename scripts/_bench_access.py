@@ -1,4 +1,4 @@
-"""`scripts/bench access`: what roles and audit cost, and the whole door (Caddy, TLS, password, roles), beside Prefect's bare server."""
+"""`scripts/bench access`: what roles and audit cost, and the whole public endpoint (Caddy, TLS, password, roles), beside Prefect's bare server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from _bench import console, new_table, step
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.vps import Vps
 
-# The goals: what the gate adds at the median, in milliseconds, and which share of the bare server's throughput the door keeps.
+# The goals: what the gate adds at the median, in milliseconds, and which share of the bare server's throughput the public endpoint keeps.
 MOST_ADDED_MS = 2.0
 LEAST_OF_BARE = 0.9
 LOAD = Path(__file__).with_name("_bench_access_load.py")
@@ -85,10 +85,10 @@ def _plan(vps: Vps, options: argparse.Namespace, endpoint: Endpoint, run: str) -
         "seconds": 1.0 if options.short else options.seconds,
         "works": ["read", "write", "events"],
         "clients": [1, 8, 64],
-        "doors": [
+        "ways": [
             {"name": "bare", "url": f"http://127.0.0.1:{PORTS['bare']}", "headers": {}},
             {"name": "gate", "url": f"http://127.0.0.1:{PORTS['gate']}", "headers": forwarded},
-            {"name": "door", "url": "https://caddy", "headers": {"Host": domain, "Authorization": f"Basic {login}"}},
+            {"name": "public", "url": "https://caddy", "headers": {"Host": domain, "Authorization": f"Basic {login}"}},
         ],
     }
 
@@ -102,7 +102,7 @@ def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
     try:
         with step("reads, changes of state and events, by 1, 8 and 64 clients") as say:
             plan = _plan(vps, options, endpoint, made["id"])
-            say(f"{len(plan['works']) * len(plan['clients']) * len(plan['doors']) * plan['rounds']} figures")
+            say(f"{len(plan['works']) * len(plan['clients']) * len(plan['ways']) * plan['rounds']} figures")
             said = _in_server(vps, "--interactive", "-", json.dumps(plan), text=LOAD.read_text(), timeout=3600)
     finally:
         _stop(vps)
@@ -116,15 +116,17 @@ def report(lines: list[dict[str, Any]]) -> bool:
     rates: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     medians: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        rates[line["work"], line["clients"]][line["door"]].append(line["rate"])
-        medians[line["work"], line["clients"]][line["door"]].append(line["median"])
-    ratios, times = ("roles ÷", "door ÷"), ("bare ms", "roles ms", "door ms")
-    table = new_table("As a worker; the best of each", "", "clients", "bare /s", "roles /s", "door /s", *ratios, *times)
+        rates[line["work"], line["clients"]][line["way"]].append(line["rate"])
+        medians[line["work"], line["clients"]][line["way"]].append(line["median"])
+    ratios, times = ("roles ÷", "public ÷"), ("bare ms", "roles ms", "public ms")
+    table = new_table(
+        "As a worker; the best of each", "", "clients", "bare /s", "roles /s", "public /s", *ratios, *times
+    )
     kept, added = [], []
     for (work, clients), found in rates.items():
         best = {name: max(values) for name, values in found.items()}
         quickest = {name: min(values) for name, values in medians[work, clients].items()}
-        shares = [best["gate"] / best["bare"], best["door"] / best["bare"]]
+        shares = [best["gate"] / best["bare"], best["public"] / best["bare"]]
         if clients > 1:
             kept.append(shares[1])
         elif work != "events":
@@ -132,18 +134,17 @@ def report(lines: list[dict[str, Any]]) -> bool:
         table.add_row(
             work,
             str(clients),
-            *(f"{best[name]:,.0f}" for name in ("bare", "gate", "door")),
+            *(f"{best[name]:,.0f}" for name in ("bare", "gate", "public")),
             *(f"{share:.2f}" for share in shares),
-            *(f"{quickest[name]:,.1f}" for name in ("bare", "gate", "door")),
+            *(f"{quickest[name]:,.1f}" for name in ("bare", "gate", "public")),
         )
     console.print(table)
-    if hung_up := {
-        door: sum(line["failed"] for line in lines if line["door"] == door) for door in ("bare", "gate", "door")
-    }:
-        console.print("Hung up by a busy server: " + ", ".join(f"{door} {count}" for door, count in hung_up.items()))
+    hung_up = {way: sum(line["failed"] for line in lines if line["way"] == way) for way in ("bare", "gate", "public")}
+    if any(hung_up.values()):
+        console.print("Hung up by a busy server: " + ", ".join(f"{way} {count}" for way, count in hung_up.items()))
     console.print(
         f"Roles add {max(added):.2f} ms at the median to one client (goal: less than {MOST_ADDED_MS:g}); with 8 and 64 clients"
-        f" the door keeps {min(kept):.2f} to {max(kept):.2f} of the bare server's throughput, at the mean"
+        f" the public endpoint keeps {min(kept):.2f} to {max(kept):.2f} of the bare server's throughput, at the mean"
         f" {statistics.mean(kept):.2f} (goal: {LEAST_OF_BARE:g})."
     )
     return max(added) < MOST_ADDED_MS and min(kept) >= LEAST_OF_BARE

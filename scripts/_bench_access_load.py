@@ -25,7 +25,7 @@ EVENTS = 100
 Work = Callable[[], Awaitable[int]]
 
 
-class Door:
+class Way:
     """One way to a server."""
 
     def __init__(self, plan: dict[str, Any], said: dict[str, Any]) -> None:
@@ -81,12 +81,12 @@ class Door:
         return {"read": read, "write": write, "events": events}
 
 
-async def measured(door: Door, work: str, clients: int, seconds: float) -> tuple[float, float, int]:
+async def measured(way: Way, work: str, clients: int, seconds: float) -> tuple[float, float, int]:
     """Things a second, the median of milliseconds that one took, and how often a busy server has hung up."""
     times: list[float] = []
     done = failed = 0
-    async with door.client(clients) as client:
-        do = door.works(client)[work]
+    async with way.client(clients) as client:
+        do = way.works(client)[work]
         with contextlib.suppress(WebSocketException, OSError):
             await do()
         started = time.perf_counter()
@@ -110,14 +110,14 @@ async def measured(door: Door, work: str, clients: int, seconds: float) -> tuple
 
 async def main() -> None:
     plan = json.loads(sys.argv[1])
-    doors = [Door(plan, one) for one in plan["doors"]]
+    ways = [Way(plan, one) for one in plan["ways"]]
     for number in range(plan["rounds"]):
         for work in plan["works"]:
             for clients in plan["clients"]:
                 # Each round begins with another one, so that none is always after the same.
-                for door in doors[number % len(doors) :] + doors[: number % len(doors)]:
-                    rate, median, failed = await measured(door, work, clients, plan["seconds"])
-                    found = {"round": number, "work": work, "clients": clients, "door": door.name}
+                for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
+                    rate, median, failed = await measured(way, work, clients, plan["seconds"])
+                    found = {"round": number, "work": work, "clients": clients, "way": way.name}
                     print(json.dumps({**found, "rate": rate, "median": median, "failed": failed}), flush=True)
 
 

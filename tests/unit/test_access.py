@@ -80,6 +80,20 @@ def test_what_the_route_says(method, path, allowed):
     assert may(method, path) == allowed
 
 
+def test_a_worker_gets_to_no_other_work_pool_by_a_body():
+    crashed = {"flow_runs": {}, "state": {"type": "CRASHED"}, "force": True}
+    assert refused("worker", "POST", "/api/flow_runs/bulk_set_state", crashed)
+    command = {"flow_id": ID, "job_variables": {"command": "sh"}}
+    assert refused("worker", "POST", "/api/flow_runs/", {**command, "work_pool_name": "gpu"}).endswith(" gpu.")
+    for pool in ("general", "", None):
+        assert not refused("worker", "POST", "/api/flow_runs/", {**command, "work_pool_name": pool})
+    assert may("POST", "/api/flow_runs/bulk_set_state", body={"state": {"type": "CANCELLING"}}) == {
+        "admin",
+        "operator",
+        "deployer",
+    }
+
+
 def test_deployments_of_other_work_pools_that_a_workers_flows_may_run():
     account = Account("worker-a", "worker", pools=frozenset({"general"}), deployments=frozenset({"other/one"}))
     path = f"/api/deployments/{ID}/create_flow_run"

@@ -9,7 +9,7 @@ from typing import Any
 
 from .words import bad_names, given, quoted
 
-# Each wrong password costs the server a bcrypt hash, and there is no lock-out: length is what protects.
+# Who guesses is blocked, by address (host_guessing_limit): against many addresses length is what protects.
 SHORTEST_PASSWORD = 16
 # bcrypt looks at no more than 72 bytes.
 LONGEST_PASSWORD = 72

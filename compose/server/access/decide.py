@@ -193,6 +193,10 @@ def _pool(account: Account, asked: Asked, found: Found, answers: Answers) -> str
                 return f"The account {account.name} is no worker of the work pool {pool}."
         elif route.permission == "poll":
             return "Workers of this kit poll work pools."
+        elif route.permission == "state" and "id" not in parts:
+            return f"The account {account.name} sets states of flow runs one by one."
+        elif route.template == "/api/flow_runs/" and (pool := _named_pool(asked)) and pool not in account.pools:
+            return f"The account {account.name} is no worker of the work pool {pool}."
         for question in questions(account, asked, [(route, parts)]):
             thing = answers.get(question, NOTHING)
             if question.kind == "deployment":
@@ -206,6 +210,12 @@ def _pool(account: Account, asked: Asked, found: Found, answers: Answers) -> str
             elif not thing.found or (thing.pool and thing.pool not in account.pools):
                 return f"The account {account.name} is no worker of the work pool that this is of."
     return ""
+
+
+def _named_pool(asked: Asked) -> str:
+    """The work pool that a flow run without a deployment asks for: whoever polls it runs what its job variables say."""
+    body = asked.body if isinstance(asked.body, dict) else {}
+    return str(body.get("work_pool_name") or "")
 
 
 def _state_change(account: Account, asked: Asked, found: Found, answers: Answers) -> str:
