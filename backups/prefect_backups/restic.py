@@ -28,6 +28,7 @@ from .restic_output import (
     OTHER_KINDS,
     SCHEDULED,
     Backup,
+    explained,
     hide_password,
     keep_options,
     last_words,
@@ -213,7 +214,7 @@ class Repository:
             return Failure(
                 Code.FILES, f'files to back up could not be read: "{words}"', "see backups_files and -exclude"
             )
-        fact = f'{self.label} could not {what}: "{words}"'
+        fact = f'{self.label} could not {what}: "{explained(words)}"'
         if FULL.search(words):
             return Failure(Code.NO_ROOM, fact, "make room there, then: prefect-backup prune")
         if not self.is_local and not (status > 0 and BROKEN.search(words)):

@@ -25,6 +25,8 @@ BROKEN = re.compile(
     r"unexpected (pack|blob|content)|does not match|decompress|is damaged|pack .* (missing|not found)",
     re.IGNORECASE,
 )
+# What is left of a failed ssh when restic has ended before it could pass on what that said.
+SSH_ENDED = re.compile(r"(server unexpectedly closed connection: unexpected EOF|file already closed)$")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ def last_words(text: str) -> str:
             line = message.get("message") or (error.get("message") if isinstance(error, dict) else error) or line
         words.append(" ".join(str(line).split()))
     return " / ".join(words[-4:])
+
+
+def explained(words: str) -> str:
+    """restic's last words, with what they mean where they are of no use to a person."""
+    return f"{words} (ssh ended before there was a session)" if SSH_ENDED.search(words) else words
 
 
 def hide_password(url: str) -> str:

@@ -265,7 +265,7 @@ def test_one_of_two_off_site_repositories_is_away(vps: Vps, others: Others, earl
     )
     assert made.facts["error"].startswith(f'{start} could not be opened: "')
     # restic has ended before it could pass on what ssh said, now and then.
-    assert re.search("Connection refused|closed connection", made.facts["error"])
+    assert re.search("Connection refused|ssh ended before there was a session", made.facts["error"])
     assert made.facts["hint"].endswith("; the next backup copies what is missing")
     for name in ("local", "near"):
         known = run(vps, "prefect-backup", "list", "--repository", name, **environment).facts["backups"]

@@ -39,6 +39,7 @@ from prefect_backups.postgres import Postgres
 from prefect_backups.progress import Report
 from prefect_backups.restic import Backup, Repository
 from prefect_backups.restic_output import (
+    explained,
     hide_password,
     keep_options,
     last_words,
@@ -140,6 +141,16 @@ def test_snapshots_become_backups_newest_first_and_foreign_ones_are_left_out():
     assert (newest.snapshot, newest.size, newest.added, newest.kind) == ("c", 7, 3, "?")
     assert oldest == Backup("20261121T051200Z", "a", NOW, "manual", "nas", 0, 0, "3.8.8", "17.12", "r", "1")
     assert parse_snapshots("null", "nas") == []
+
+
+@pytest.mark.parametrize(
+    "end", ["read |0: file already closed", "server unexpectedly closed connection: unexpected EOF"]
+)
+def test_what_is_left_of_a_failed_ssh_is_explained(end):
+    said = f"Fatal: unable to start the sftp session, error: error receiving version packet from server: {end}"
+    assert explained(said) == f"{said} (ssh ended before there was a session)"
+    refused = "subprocess ssh: ssh: connect to host 127.0.0.1 port 9: Connection refused"
+    assert explained(refused) == refused
 
 
 def test_progress_and_last_words_are_read_from_json():
