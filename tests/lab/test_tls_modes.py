@@ -281,6 +281,26 @@ def test_a_certificate_by_acme(
     assert_a_flow_runs(endpoint, authority.path)
 
 
+def test_a_certificate_near_its_end_is_renewed_by_acme(
+    vps: Vps, endpoint: Any, authority: Authority, tmp_path: Path
+) -> None:
+    """Caddy looks every ten minutes; a reload makes it look at once."""
+    domain = endpoint.url.removeprefix("https://")
+    before = served(endpoint, authority.path)
+    authority.give(domain, tmp_path)
+    kept = f"/var/lib/prefect/caddy/caddy/certificates/{ACME_HOST}-acme-local-directory/{domain}"
+    for name, kind in (("cert.pem", "crt"), ("key.pem", "key")):
+        # Into the file that is there, whose owner is Caddy.
+        vps.ssh(f"test -f {kept}/{domain}.{kind} && cat > {kept}/{domain}.{kind}", text=(tmp_path / name).read_text())
+    vps.ssh("systemctl reload prefect-stack")
+    deadline = time.monotonic() + SERVED_LIMIT
+    while (shown := served(endpoint, authority.path)).serial_number == before.serial_number or issuer(
+        shown
+    ) != ACME_ISSUER:
+        assert time.monotonic() < deadline, f"{shown.serial_number} of {issuer(shown)} after {SERVED_LIMIT} s"
+        time.sleep(0.5)
+
+
 def test_back_to_the_internal_authority(vps: Vps, endpoint: Any, switch: Switch, playbook: Any) -> None:
     before = endpoint.ca.read_bytes()
     switch("internal", "stack,workers")
