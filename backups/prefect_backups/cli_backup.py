@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backup, check, progress, repositories, settings, upkeep, verify
+from . import backup, check, new_password, progress, repositories, settings, upkeep, verify
 from .errors import Code, Failure
 from .last import read_last
 from .progress import Report, duration, size
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     verb("prune", "Forget what the policy does not keep, and free its data, here and off-site.")
     overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
+    verb("password", "Give all repositories the password on stdin, and take the old one away from them.")
     verb("clean", "Remove what a killed backup or verification has left.")
     for one in (create, proof):
         one.add_argument(
@@ -143,6 +144,8 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         return upkeep.fetch(loaded, options.repository, report)
     if options.verb == "check":
         return check.check(loaded, report, options.offsite)
+    if options.verb == "password":
+        return new_password.change(loaded, sys.stdin.read().rstrip("\n"), report)
     return {"init": upkeep.init, "prune": upkeep.prune, "clean": backup.clean}[options.verb](loaded, report)
 
 

@@ -131,7 +131,7 @@ class Repository:
 
     # --- running it ------------------------------------------------------------------------------------------------
 
-    def _run(
+    def run(
         self,
         *arguments: str,
         what: str,
@@ -236,7 +236,7 @@ class Repository:
 
         Raises Failure: WRONG_KEY, NO_REPOSITORY, DAMAGED, or OFFSITE for one that is not reached.
         """
-        self._run("cat", "config", "--no-lock", what="be opened", seconds=OPEN_SECONDS)
+        self.run("cat", "config", "--no-lock", what="be opened", seconds=OPEN_SECONDS)
 
     def init(self, like: Repository | None = None) -> bool:
         """Make it where there is none; gives whether that was so. Raises Failure as open() does.
@@ -251,12 +251,12 @@ class Repository:
             if failure.code is not Code.NO_REPOSITORY:
                 raise
         more = ["--copy-chunker-params"] if like is not None else []
-        self._run("init", "--json", *more, what="be made", source=like)
+        self.run("init", "--json", *more, what="be made", source=like)
         return True
 
     def backups(self) -> list[Backup]:
         """Our backups in it, newest first. Raises Failure as open() does."""
-        said = self._run("snapshots", "--json", f"--host={HOST}", what="be listed", seconds=5 * OPEN_SECONDS)
+        said = self.run("snapshots", "--json", f"--host={HOST}", what="be listed", seconds=5 * OPEN_SECONDS)
         return parse_snapshots(said.decode(), self.name)
 
     def backup(
@@ -267,11 +267,11 @@ class Repository:
         arguments += [f"--tag={name}={value}" for name, value in tags.items()]
         arguments += [f"--exclude={pattern}" for pattern in exclude]
         try:
-            self._run(*arguments, "--", *paths, what="take a backup", on_line=_shower(on_progress))
+            self.run(*arguments, "--", *paths, what="take a backup", on_line=_shower(on_progress))
         except Failure as failure:
             if failure.code is Code.FILES:
                 # restic keeps the rest as a backup; half of one is none.
-                self._run("forget", *(one.snapshot for one in self.backups() if one.id == tags["id"]), what="forget it")
+                self.run("forget", *(one.snapshot for one in self.backups() if one.id == tags["id"]), what="forget it")
             raise
         for made in self.backups():
             if made.id == tags["id"]:
@@ -280,7 +280,7 @@ class Repository:
 
     def restore(self, backup: Backup, source: str, target: Path, on_progress: Advance) -> None:
         """Put what a backup holds of the directory `source` into the directory `target`."""
-        self._run(
+        self.run(
             "restore",
             "--json",
             f"{backup.snapshot}:{source}",
@@ -291,7 +291,7 @@ class Repository:
 
     def read(self, backup: Backup, path: str) -> bytes:
         """One file of a backup."""
-        return self._run("dump", backup.snapshot, path, what=f"give back {path} of {backup.id}")
+        return self.run("dump", backup.snapshot, path, what=f"give back {path} of {backup.id}")
 
     def copy_from(self, source: Repository, on_progress: Advance) -> int:
         """Copy what it does not have yet, newest first; gives how many backups that were."""
@@ -306,7 +306,7 @@ class Repository:
             done += line.startswith("snapshot ") and " saved" in line
             on_progress(done / len(missing), f"{done} of {len(missing)} backups")
 
-        self._run("copy", *missing, what="take the copy", source=source, on_line=count)
+        self.run("copy", *missing, what="take the copy", source=source, on_line=count)
         return len(missing)
 
     def forget(self, keep: Keep) -> int:
@@ -317,16 +317,16 @@ class Repository:
     def _forget(self, *arguments: str) -> int:
         """restic says what the policy would remove; of that, only what this kit has made goes."""
         policy = ("--dry-run", "--json", f"--host={HOST}", "--group-by=host", *arguments)
-        said = self._run("forget", *policy, what="say which backups are old")
+        said = self.run("forget", *policy, what="say which backups are old")
         old = old_backups(said.decode() or "[]")
         if old:
-            self._run("forget", *old, what="forget backups")
+            self.run("forget", *old, what="forget backups")
         return len(old)
 
     def prune(self, thorough: bool = True) -> None:
         """Free what no backup needs; without `thorough` only what is free whole, which rewrites nothing."""
         more = [] if thorough else ["--max-unused=unlimited", "--max-repack-size=0"]
-        self._run("prune", *more, what="free what no backup needs")
+        self.run("prune", *more, what="free what no backup needs")
 
     def check(self, subset: str | None) -> None:
         """Whether it is whole. Raises Failure (DAMAGED; OFFSITE when it is not reached).
@@ -338,7 +338,7 @@ class Repository:
         if self.is_local:
             # Nobody but us takes anything away there, and a copy off-site that is under way for hours is no hindrance.
             more.append("--no-lock")
-        self._run("check", "--json", *more, what="be proven whole")
+        self.run("check", "--json", *more, what="be proven whole")
 
     def unlock(self) -> None:
         """Remove locks of processes that are dead, and what they left half-written. Failing at that is no failure."""
@@ -349,7 +349,7 @@ class Repository:
         """Bytes that it takes up."""
         if self.is_local:
             return sum(path.stat().st_size for path in Path(self.url).rglob("*") if path.is_file())
-        return json.loads(self._run("stats", "--json", "--mode=raw-data", what="be measured"))["total_size"]
+        return json.loads(self.run("stats", "--json", "--mode=raw-data", what="be measured"))["total_size"]
 
     def remove_half_written(self) -> None:
         """Files that a killed restic had not given their name yet. Only for the local one, with nobody at work."""

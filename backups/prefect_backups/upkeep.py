@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import repositories
+from . import new_password, repositories
 from .errors import Code, Failure
 from .last import read_last, remember
 from .lock import PLAYBOOK, only_one
@@ -148,8 +148,9 @@ def init(settings: Settings, report: Report) -> dict[str, Any]:
                     made.append(repository.name)
             except Failure as failure:
                 failures.append(failure)
+        removed = [] if failures else new_password.finish(settings, report)
     for name in made:
         report.say(f"made the repository {name}")
     if failures:
         raise failures[0]
-    return {"changed": bool(made), "made": made}
+    return {"changed": bool(made or removed), "made": made}

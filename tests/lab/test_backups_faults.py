@@ -274,6 +274,49 @@ def test_one_of_two_off_site_repositories_is_away(vps: Vps, others: Others, earl
     assert leftovers(vps) == []
 
 
+# --- another password --------------------------------------------------------------------------------------------
+
+
+def test_another_password_locks_nobody_out(vps: Vps, others: Others) -> None:
+    """Killed wherever it is: a repository opens with the password in use, and a further run ends what was begun."""
+    used, old, new = f"{SCRATCH}/password", "the-old-one", "the-new-one"
+    near = f"{SCRATCH}/near-rekeyed"
+    vps.ssh(f"install -m 400 /dev/stdin {used}", text=old + "\n")
+    environment = others(
+        repository=f"{SCRATCH}/rekeyed", offsite=[{"name": "near", "repository": near}], password_file=used
+    )
+    assert run(vps, "prefect-backup", "init", **environment).exit == 0
+
+    def change(failpoint: str = "") -> int:
+        variables = environment | ({"PREFECT_BACKUPS_FAILPOINT": failpoint} if failpoint else {})
+        words = " ".join(f"{name}='{value}'" for name, value in variables.items())
+        return vps.ssh(f"{words} prefect-backup password --json", text=new + "\n", check=False).returncode
+
+    def opens(repository: str, password: str) -> bool:
+        command = f"RESTIC_PASSWORD={password} restic --no-cache --repo {repository} cat config"
+        return vps.ssh(command, check=False).returncode == 0
+
+    for failpoint in ("key of near", "old key of local", "old key of near"):
+        assert change(f"kill:{failpoint}") == 137
+        password = vps.ssh(f"cat {used}").stdout.strip()
+        assert opens(f"{SCRATCH}/rekeyed", password)
+        assert opens(near, password)
+    assert password == new
+    assert change() == 0
+    for repository in (f"{SCRATCH}/rekeyed", near):
+        assert opens(repository, new)
+        assert not opens(repository, old)
+    assert vps.ssh(f"ls {used}*").stdout.strip() == used
+    assert json.loads(vps.ssh(f"PREFECT_BACKUPS_ETC={ETC} prefect-backup password --json", text=new).stdout) == {
+        "changed": False,
+        "removed": [],
+    }
+    # One that is away would be locked out: nothing is changed.
+    vps.ssh(f"mv {near}/keys {near}/keys.away")
+    assert vps.ssh(f"PREFECT_BACKUPS_ETC={ETC} prefect-backup password", text="x\n", check=False).returncode != 0
+    assert vps.ssh(f"ls {used}*; cat {used}").stdout.split() == [used, new]
+
+
 # --- Postgres ----------------------------------------------------------------------------------------------------
 
 
