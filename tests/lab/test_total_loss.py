@@ -100,7 +100,13 @@ def before(
     key = (inventory_directory / "secrets" / "backup_ssh_key.pub").read_text().strip()
     assert key.split()[1] in re.sub(r"\s", "", refused.stdout)
     elsewhere.ssh(f"echo '{key}' >> /root/.ssh/authorized_keys")
-    accepted = playbook("site.yml", "--tags", "backups")
+    # With a new password for the repositories, which the rest of the file needs.
+    (inventory_directory / "secrets" / "backup_password").unlink()
+    refused = playbook("site.yml", "--tags", "backups", check=False)
+    assert "If the repositories are to have a new password: " in refused.joined
+    assert refused.changed_tasks == []
+    accepted = playbook("site.yml", "--tags", "backups", "--extra-vars", "backups_change_password=true")
+    assert "Give the repositories the new password" in accepted.changed_tasks
     assert "Make the repositories that are missing" in accepted.changed_tasks
 
     make_secret_block(endpoint)
