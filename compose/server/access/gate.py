@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from . import audit, decide, naming, routes
+from . import audit, body, decide, naming, routes
+from .body import Message, Receive
 from .decide import NOTHING, Asked, Question, Thing
 from .roles import Account, Accounts
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -75,14 +74,14 @@ class Gate:
         method = "WS" if scope["type"] == "websocket" else scope["method"]
         path = scope["path"]
         found = routes.table().find(method, path)
-        body = None
+        said = None
         if came.account is not None and decide.needs_body(came.account, found):
-            try:
-                body, receive = await _body(receive)
-            except OverflowError as error:
-                await _answer(send, 413, str(error))
+            looked = await body.read(receive, LARGEST)
+            if not looked.whole:
+                await _answer(send, 413, f"The body of this request may have at most {LARGEST // 1024**2} MiB.")
                 return
-        asked = Asked(method, path, _query(scope), body)
+            said, receive = looked.json, looked.receive
+        asked = Asked(method, path, _query(scope), said)
         answers: dict[Question, Thing] = {}
         if came.account is not None:
             for question in decide.questions(came.account, asked, found):
@@ -96,8 +95,8 @@ class Gate:
             await self._app(scope, receive, send)
         else:
             if asked.body is None and audit.names_are_in_the_body(asked):
-                body, receive = await naming.peek(receive)
-                asked = replace(asked, body=body)
+                looked = await body.read(receive, naming.MOST)
+                receive, asked = looked.receive, replace(asked, body=looked.json)
             await self._pass_and_note(scope, receive, send, came, asked, found)
 
     async def _watched(
@@ -257,33 +256,6 @@ def _query(scope: Scope) -> dict[str, str]:
         if name not in found or not decide.is_true(found[name]):
             found[name] = value
     return found
-
-
-async def _body(receive: Receive) -> tuple[Any, Receive]:
-    """The JSON of a body (None: it is not JSON), and what gives it once more. Raises OverflowError: it is too large to be looked at."""
-    parts, size, more = [], 0, True
-    last: Message = {"type": "http.disconnect"}
-    while more:
-        last = await receive()
-        if last["type"] != "http.request":
-            break
-        parts.append(last.get("body", b""))
-        size += len(parts[-1])
-        if size > LARGEST:
-            raise OverflowError(f"The body of this request may have at most {LARGEST // 1024**2} MiB.")
-        more = last.get("more_body", False)
-    whole = b"".join(parts)
-    messages: list[Message] = [{"type": "http.request", "body": whole, "more_body": False}]
-    if last["type"] != "http.request":
-        messages.append(last)
-
-    async def again() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    try:
-        return json.loads(whole), again
-    except ValueError:
-        return None, again
 
 
 async def _answer(send: Send, status: int, why: str) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .decide import Asked, Found
 
 Get = Callable[[str], Awaitable[dict[str, Any]]]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 
 #: Of a thing of Prefect's, by the first part of its path.
 KINDS = {
@@ -167,23 +164,3 @@ class Names:
         if area == "work_queues" and thing.get("work_pool_name"):
             return f"{thing['work_pool_name']}/{name}"
         return name
-
-
-async def peek(receive: Receive, most: int = MOST) -> tuple[Any, Receive]:
-    """The JSON of a body (None: it is not JSON, or larger than `most` bytes), and what gives all of it once more, as it came."""
-    messages: list[Message] = []
-    size, more = 0, True
-    while more and size <= most:
-        messages.append(await receive())
-        size += len(messages[-1].get("body", b""))
-        more = messages[-1].get("more_body", False)
-
-    async def again() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    if more or size > most:
-        return None, again
-    try:
-        return json.loads(b"".join(one.get("body", b"") for one in messages)), again
-    except (ValueError, RecursionError):
-        return None, again
