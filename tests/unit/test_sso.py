@@ -75,14 +75,22 @@ def proxy(sign_on: SignOn, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def ask(proxy: Proxy, path: str = "/api/flow_runs/", **headers: Any) -> tuple[int, dict[str, str], dict[str, str]]:
     """Status, headers, and the headers that arrived at the server."""
+    status, answered, arrived, _ = ask_for_text(proxy, path, **headers)
+    return status, answered, arrived
+
+
+def ask_for_text(
+    proxy: Proxy, path: str = "/api/flow_runs/", **headers: Any
+) -> tuple[int, dict[str, str], dict[str, str], str]:
+    """The same, and the text of the answer."""
     proxy.seen.clear()
     context = ssl._create_unverified_context()
     connection = http.client.HTTPSConnection("localhost", proxy.https, context=context, timeout=20)
     connection.request("GET", path, headers=headers.pop("more", {}) | headers)
     answer = connection.getresponse()
-    answer.read()
+    text = answer.read().decode()
     arrived = {name.title(): value for name, value in (proxy.seen[-1] if proxy.seen else {}).items()}
-    return answer.status, {name.title(): value for name, value in answer.getheaders()}, arrived
+    return answer.status, {name.title(): value for name, value in answer.getheaders()}, arrived, text
 
 
 def test_a_person_is_led_to_the_sign_in_and_back(proxy: Proxy) -> None:
@@ -137,7 +145,8 @@ def test_what_is_there_for_monitors_asks_for_a_password(proxy: Proxy) -> None:
 def test_without_the_proxy_programs_go_on(tmp_path_factory: pytest.TempPathFactory) -> None:
     caddy = Caddy(tmp_path_factory.mktemp("away"))
     with Proxy(caddy, PREFECT_SSO="oauth2-proxy", PREFECT_SSO_PROXY="http://127.0.0.1:1") as proxy:
-        assert ask(proxy, Cookie=COOKIE)[0] == 503
+        status, _, _, text = ask_for_text(proxy, Cookie=COOKIE)
+        assert (status, text.split(":")[0]) == (503, "Single sign-on does not answer")
         assert ask(proxy, Authorization=f"Basic {LOGIN}")[0] == 200
 
 
