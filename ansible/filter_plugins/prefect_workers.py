@@ -127,6 +127,7 @@ def prefect_worker_services(
                 f"{directory}/{name}.env",
                 f"{directory}/{name}.secret.env",
                 f"{units}/{unit}@.service",
+                f"{units}/{unit}@{name}.service.d/40-user.conf",
                 f"{units}/{unit}@{name}.service.d/60-devices.conf",
             ],
             "also": also,

@@ -46,7 +46,7 @@ SAID = {
     "Put the program in its place, whole",
     "Let the workers run both, and install their units",
     "Make the automation that finds crashed flow runs",
-    "Write what each worker does, its limits and its devices",
+    "Write what each worker does, its user, its limits and its devices",
     "Write the account of each worker",
     "Restart changed workers",
     "Note what each worker runs with",

@@ -159,6 +159,7 @@ def test_what_a_worker_runs_with_names_all_that_a_restart_puts_into_effect():
             "/etc/prefect/workers/a.env",
             "/etc/prefect/workers/a.secret.env",
             "/etc/systemd/system/prefect-worker@.service",
+            "/etc/systemd/system/prefect-worker@a.service.d/40-user.conf",
             "/etc/systemd/system/prefect-worker@a.service.d/60-devices.conf",
         ],
         "also": "venv",
