@@ -101,6 +101,31 @@ def prefect_cloud_numbers(names: list[str], numbers: dict[str, int]) -> list[int
     return sorted(uid for user, uid in numbers.items() if "prefect" in names or user in names)
 
 
+def prefect_states_of_others(kind: dict[str, Any], owners: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The state of workers that is not their own user's, by worker, as the module prefect_owner takes it.
+
+    Args:
+        kind: of workers, of which `state` and `workers` count.
+        owners: names of the owners of directories by their paths, empty where there is none: systemd makes those that are missing.
+    """
+    found = {}
+    for name in (worker["name"] for worker in kind["workers"]):
+        path, user = f"{kind['state']}/{name}", prefect_worker_user(name)
+        if owners.get(path, "") not in ("", user):
+            found[name] = {"path": path, "owner": user, "mode": "0700"}
+    return found
+
+
+def prefect_results_to_share(pools: list[str], directory: str, owners: dict[str, str]) -> list[dict[str, Any]]:
+    """The directories of work pools' results that are missing, or not made yet as they should be (they are root's then)."""
+    paths = {f"{directory}/{pool}": prefect_pool_group(pool) for pool in pools}
+    return [
+        {"path": path, "shared": group, "make": True}
+        for path, group in paths.items()
+        if owners.get(directory) != "root" or owners.get(path) != "root"
+    ]
+
+
 class FilterModule:
     """Found by Ansible."""
 
@@ -108,6 +133,8 @@ class FilterModule:
         return {
             "prefect_cloud_numbers": prefect_cloud_numbers,
             "prefect_pool_group": prefect_pool_group,
+            "prefect_results_to_share": prefect_results_to_share,
+            "prefect_states_of_others": prefect_states_of_others,
             "prefect_system_users": prefect_system_users,
             "prefect_user_names": prefect_user_names,
             "prefect_user_numbers": prefect_user_numbers,

@@ -21,6 +21,11 @@ options:
     type: list
     elements: path
     default: []
+  owners:
+    description: Paths whose owner is asked for. A link counts as itself.
+    type: list
+    elements: path
+    default: []
   read:
     description: Text files to read; shell patterns with C(*) stand for the files that match them.
     type: list
@@ -53,6 +58,10 @@ links:
   description: For each path of C(links) its target, as it stands in the link; empty where it is none.
   type: dict
   returned: always
+owners:
+  description: For each path of C(owners) the name of its owner, or the number of one without a name; empty where it is absent.
+  type: dict
+  returned: always
 text:
   description: The text of each file of C(read) that is there, by its path.
   type: dict
@@ -61,6 +70,7 @@ text:
 
 import fnmatch  # noqa: E402
 import glob  # noqa: E402
+import pwd  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -73,11 +83,24 @@ def files(patterns: list[str], leave_out: list[str]) -> list[str]:
     return sorted(path for path in found if not any(fnmatch.fnmatch(Path(path).name, one) for one in leave_out))
 
 
+def owner(path: Path) -> str:
+    """Name or number of the owner; empty where there is nothing."""
+    try:
+        number = path.lstat().st_uid
+    except OSError:
+        return ""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "exist": {"type": "list", "elements": "path", "default": []},
             "links": {"type": "list", "elements": "path", "default": []},
+            "owners": {"type": "list", "elements": "path", "default": []},
             "read": {"type": "list", "elements": "path", "default": []},
             "leave_out": {"type": "list", "elements": "str", "default": []},
         },
@@ -94,6 +117,7 @@ def main() -> None:
         changed=False,
         exists={path: Path(path).exists() for path in given["exist"]},
         links={path: str(Path(path).readlink()) if Path(path).is_symlink() else "" for path in given["links"]},
+        owners={path: owner(Path(path)) for path in given["owners"]},
         text=text,
     )
 

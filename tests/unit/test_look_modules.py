@@ -49,6 +49,11 @@ def test_where_links_lead(place):
     assert list(run("prefect_look", links=asked)["links"].values()) == ["a.env", "gone", "", ""]
 
 
+def test_whose_files_are(place):
+    asked = [str(place), str(place / "dangling"), str(place / "gone")]
+    assert list(run("prefect_look", owners=asked)["owners"].values()) == [place.owner(), place.owner(), ""]
+
+
 def test_files_are_read_but_for_those_that_are_left_out(place):
     found = run(
         "prefect_look",
