@@ -12,9 +12,9 @@ from tests.lab.vps.vps import Vps
 FLOWS = "/opt/lab-flows"
 RUN_LIMIT = 120  # seconds until a flow run that nothing holds up has come as far as it should
 CODE = '''
-import os, socket, subprocess, sys, time
+import ctypes, os, re, socket, subprocess, sys, time
 from pathlib import Path
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
 
 def told(flow, flow_run, state):
     """A hook: leaves word of what it ran with, and a program in the background."""
@@ -61,6 +61,67 @@ def slow(seconds: float = 10):
         logger.info("still here")
         time.sleep(min(1, max(0, end - time.monotonic())))
     logger.info("to the end")
+
+@task(persist_result=True, result_storage_key="kept")
+def kept():
+    return "computed once"
+
+@flow
+def guarded():
+    """Leave a word wherever a flow can, for everybody to read and write who comes that far, and wait."""
+    home, results = Path.home(), Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"])
+    for place in (home, results, Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):
+        (place / "guarded").write_text(os.environ["GUARDED"])
+        (place / "guarded").chmod(0o666)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(home / "guarded.sock"))
+    server.listen()
+    get_run_logger().info("process %s", os.getpid())
+    while not (home / "go").exists():
+        time.sleep(0.2)
+
+@flow
+def prying(pid: int, worker: str, pool: str):
+    """Try to get at another worker's flow run, and at what everybody shares; say what has not failed."""
+    kept()
+    libc = ctypes.CDLL(None, use_errno=True)
+    def trace():
+        if libc.ptrace(16, pid, 0, 0):
+            raise OSError(ctypes.get_errno(), "ptrace")
+    state, results = f"/var/lib/prefect-worker/{worker}", os.environ["PREFECT_LOCAL_STORAGE_PATH"]
+    # The other unit's control group, by the path of this one.
+    own = re.search("^0::(/.*?[.]service)", Path("/proc/self/cgroup").read_text())[1]
+    group = Path(re.sub("@.*[.]service", f"@{worker}.service", f"/sys/fs/cgroup{own}"))
+    assert (group / "cgroup.controllers").exists()
+    attempts = {
+        "state": lambda: os.listdir(state),
+        "file": lambda: open(f"{state}/guarded"),
+        "socket": lambda: socket.socket(socket.AF_UNIX).connect(f"{state}/guarded.sock"),
+        "runtime": lambda: os.listdir(f"/run/prefect-worker/{worker}"),
+        "account": lambda: open(f"/etc/prefect/workers/{worker}.secret.env"),
+        "process": lambda: os.stat(f"/proc/{pid}"),
+        "environment": lambda: open(f"/proc/{pid}/environ"),
+        "signal": lambda: os.kill(pid, 0),
+        "trace": trace,
+        "group": lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+        "kill": lambda: (group / "cgroup.kill").write_text("1"),
+        "results": lambda: open(f"{results}/guarded"),
+        "results of the pool": lambda: os.listdir(f"{results}/{pool}"),
+        "/tmp": lambda: open("/tmp/guarded"),
+        "/var/tmp": lambda: open("/var/tmp/guarded"),
+        "/dev/shm": lambda: open("/dev/shm/guarded"),
+        "program": lambda: open("/opt/prefect/worker/program/__main__.py", "a"),
+        "release": lambda: open(f"{sys.prefix}/guarded", "w"),
+        "unit": lambda: open("/etc/systemd/system/prefect-worker@.service", "a"),
+    }
+    got = []
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            got.append(name)
+        except OSError:
+            pass
+    get_run_logger().info("tried %s, got at %s; results: %s", len(attempts), got, sorted(os.listdir(results)))
 
 @flow
 def stubborn(seconds: float = 10):

@@ -168,7 +168,7 @@ def test_nobody_else_reads_it(vps: Vps, made: Made) -> None:
         "stat --format '%a %U' /var/backups/prefect /var/lib/prefect/backups /etc/prefect/backups"
     ).stdout == ("700 root\n700 root\n700 root\n")
     assert vps.ssh(f"find {REPOSITORY} /etc/prefect/backups -perm /077").stdout == ""
-    assert vps.ssh("runuser -u prefect -- ls /var/backups/prefect", check=False).returncode != 0
+    assert vps.ssh("runuser -u prefect_general-1 -- ls /var/backups/prefect", check=False).returncode != 0
     # Nor would the files alone help: what is in the dump in plain words is in none of them.
     assert vps.ssh(f"grep --recursive --text --fixed-strings {made.marker} {REPOSITORY}", check=False).returncode == 1
     assert run(vps, "prefect-backup", "list", **other_settings(vps, password_file="/etc/hostname")).exit == 12

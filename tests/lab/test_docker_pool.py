@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WORKER = "containers-1"
+USER = f"prefect_{WORKER}"
 UNIT = f"prefect-docker-worker@{WORKER}.service"
 TOOL = "/usr/local/sbin/prefect-flows-image"
 TAGS = ("--tags", "stack,workers,flows")
@@ -146,7 +147,7 @@ def parts(host) -> list[str]:
         "/opt/prefect/docker",
     ]
     found = [path for path in paths if host.file(path).exists]
-    found += ["the user"] if host.user("prefect-docker").exists else []
+    found += ["the user"] if host.user(USER).exists else []
     return found + host.check_output("docker image ls --quiet prefect-flows").split()
 
 
@@ -187,14 +188,14 @@ def test_the_worker_has_the_socket_and_nothing_else(runs, host):
     pid = host.check_output(f"systemctl show --property MainPID --value {UNIT}")
     status = host.check_output(f"cat /proc/{pid}/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    assert fields["Uid"].split()[0] == str(host.user("prefect-docker").uid)
+    assert fields["Uid"].split()[0] == str(host.user(USER).uid)
     docker, own = str(host.group("docker").gid), fields["Gid"].split()[0]
     assert docker in fields["Groups"].split()
     assert set(fields["Groups"].split()) <= {docker, own}
     assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
-    # The flow runs of the process workers are another user's, and that one is not in the group.
-    assert host.check_output("getent group docker | cut -d: -f4") == "prefect-docker"
+    # By the unit alone: whatever else runs as a worker's user has no such group.
+    assert host.check_output("getent group docker | cut -d: -f4") == ""
     assert "OK" in host.check_output(f"systemd-analyze security --no-pager {UNIT} | tail -1")
     # The worker's unit and what stands beside the deploying one.
     deploy = f"prefect-deploy@{runs.deployment()['version']}.service"
@@ -248,7 +249,7 @@ def test_neither_deployment_nor_template_can_ask_for_the_host(runs, host, opened
     assert "PREFECT_HOME" not in variables
     secret = variables["PREFECT_CLIENT_CUSTOM_HEADERS"].split("Basic ")[1].split('"')[0]
     assert secret not in host.check_output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' || true")
-    assert host.run(f"runuser -u prefect -- docker inspect {container['Id']}").rc != 0
+    assert host.run(f"runuser -u prefect_general-1 -- docker inspect {container['Id']}").rc != 0
     assert runs.wait(run) == "Completed"
 
 

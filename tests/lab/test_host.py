@@ -102,7 +102,7 @@ def test_the_clouds_metadata_answer_root_alone(host):
         for address, port in ((cloud, 80), (names, 53)):
             until(f"{address} answers root", lambda a=address, p=port: asked(host, a, p).replace("open", ""))
         for within in (
-            "runuser -u prefect --",
+            "runuser -u prefect_general-1 --",
             "systemd-run --quiet --collect --wait --pipe --property=DynamicUser=yes",
         ):
             assert asked(host, cloud, 80, within) == "refused"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
+from tests.lab.restores import until
+from tests.lab.runs import Runs
 from tests.lab.vps.playbook import STACK_EFFECTS
+
+STRANGER = "a-worker-of-a-long-name-such-as"
 
 
 def test_first_run_reaches_the_end(vps, first_run, endpoint):
@@ -78,15 +83,50 @@ def test_each_role_has_its_tag(tag, list_tasks):
     assert roles == {"preflight", tag} | more.get(tag, set())
 
 
-def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint):
-    """A user and a worker are added, then removed again: nothing of them stays."""
-    import json
+def try_the_walls(vps, host, endpoint):
+    """What a flow run gets at of another worker's, and what the workers of its own work pool get at."""
+    runs = Runs(vps, endpoint)
+    try:
+        guarded = runs.start(runs.deployment("guarded", flow="guarded", work_pool_name="strangers"))
+        until("it guards", lambda: "" if "process " in runs.said(guarded) else runs.said(guarded))
+        victim = {
+            "pid": int(runs.said(guarded).split("process ")[1].split()[0]),
+            "worker": STRANGER,
+            "pool": "strangers",
+        }
+        pried = runs.start(runs.deployment("prying", flow="prying"), parameters=victim)
+        runs.wait(pried, "Completed")
+        runs.logged(pried, "tried 19, got at []; results: ")
+        assert "'kept'" in runs.said(pried) and "guarded" not in runs.said(pried)
+        host.check_output(f"touch /var/lib/prefect-worker/{STRANGER}/go")
+        runs.wait(guarded, "Completed")
+        # Another worker of the same pool reads and writes what this one has computed.
+        host.check_output(
+            "pid=$(systemctl show --property MainPID --value prefect-worker@second); uid=$(id -u prefect_second); "
+            "groups=$(sed -n 's/^Groups:\\s*//p' /proc/$pid/status | xargs | tr ' ' ,); "
+            "nsenter --target $pid --mount setpriv --reuid $uid --regid $uid --groups $groups "
+            "sh -c 'cd /var/lib/prefect-results && test -s kept && echo >> kept'"
+        )
+    finally:
+        runs.remove()
 
+
+def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint):
+    """A user and workers are added, then removed again: nothing of them stays. While they are there, no flow gets at another's."""
     more = {
         "prefect_users": [{"name": "admin", "kind": "person"}, {"name": "grace", "kind": "person"}],
         "prefect_workers": [
             {"name": "general-1", "pool": "general", "limit": 4},
             {"name": "second", "pool": "general", "queues": ["high", "low"]},
+            # Of a name too long for a user's.
+            {"name": STRANGER, "pool": "strangers", "secrets": {"GUARDED": "walls"}},
+        ],
+        "prefect_work_pools": [
+            {
+                "name": "general",
+                "queues": [{"name": name, "priority": at} for at, name in enumerate(("high", "default", "low"), 1)],
+            },
+            {"name": "strangers"},
         ],
     }
     added = playbook("site.yml", "--tags", "stack,workers", "--extra-vars", json.dumps(more))
@@ -99,6 +139,8 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint
         re.findall(r"Restart changed workers.*?(?=\nTASK|\nPLAY|\Z)", added.stdout, re.DOTALL)
     )
 
+    try_the_walls(vps, host, endpoint)
+
     removed = playbook("site.yml", "--tags", "stack,workers")
     assert removed.recap["failed"] == 0
     assert not unit.is_running and not unit.is_enabled
@@ -107,7 +149,13 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint
         "general-1.env",
         "general-1.secret.env",
     ]
-    assert not host.file("/var/lib/prefect-worker/second").exists
+    assert host.check_output("ls /var/lib/prefect-worker") == "general-1"
+    assert re.findall("^prefect_.*", host.check_output("getent passwd | cut -d: -f1"), re.MULTILINE) == [
+        "prefect_general-1"
+    ]
+    endpoint.delete("/api/work_pools/strangers")
+    # Their work pools keep what they have left; it is nobody's who comes later.
+    assert host.check_output(r"find /var/lib/prefect-results -name guarded -printf '%u %g %m\n'") == "root root 666"
     assert "grace" not in host.file("/etc/prefect/caddy/users.caddy").content_string
     # The password still lies in the secrets directory, which the run says, and is of no use any more.
     assert 'NOTE: the account "grace" is not in the inventory, and its password is still in' in removed.joined

@@ -51,6 +51,16 @@ SAID = {
     "Restart changed workers",
     "Note what each worker runs with",
     "Remove those that no worker runs any more",
+    # "Workers are system users of their own now"
+    "Make the groups of the workers, and of their work pools",
+    "Make the users of the workers",
+    "Stop the workers whose state it is",
+    "Put aside the results that all workers shared",
+    "Make the directory of the work pools' results",
+    "Give them to the only work pool that there is",
+    "Let the workers of each work pool share its results",
+    "Give each worker its state",
+    "Start the workers, now and at boot",
     # "deploys the flows once more with a new environment"
     "Place it",
     "Place the program that deploys, and its unit",
@@ -84,6 +94,14 @@ def test_it_keeps_what_it_has(vps, endpoint):
     assert int(psql(vps, "SELECT count(*) FROM log")) > 0
     made_by = {backup["kit"] for backup in restores.run(vps, "prefect-backup", "list").facts["backups"]}
     assert "0.4" in made_by
+
+
+def test_its_worker_has_become_a_user_of_its_own(host):
+    """With its state and its results; nothing is left that belongs to the user of before."""
+    assert host.file("/var/lib/prefect-worker/general-1").user == "prefect_general-1"
+    assert host.check_output("ls -A /var/lib/prefect-results") == "general"
+    assert host.file("/var/lib/prefect-results").mode == 0o700
+    assert host.check_output("find / -xdev -user prefect -print -quit") == ""
 
 
 def test_nothing_is_left_of_what_prefect_watch_replaces(vps):

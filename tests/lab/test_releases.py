@@ -344,7 +344,7 @@ def test_for_development_a_run_clones_its_code(one, runs, host, endpoint):
     who = "-c user.name=Test -c user.email=test@lab.test"
     host.check_output(f"cd /srv/flows.git && git add . && git {who} commit --quiet --message x")
     # git reads no repository of somebody else's.
-    host.check_output("chown -R prefect: /srv/flows.git")
+    host.check_output("chown -R prefect_general-1: /srv/flows.git")
     clone = {"repository": "file:///srv/flows.git", "branch": "mine"}
     made = endpoint.post(
         "/api/deployments/",

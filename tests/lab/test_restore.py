@@ -135,7 +135,7 @@ def world(vps: Vps, endpoint: Any) -> Iterator[World]:
     done = restores.start_run(endpoint, "smoke/smoke")
     alone = restores.start_run(endpoint, ALONE, {"seconds": LONG})
     files = "".join(f" -p EnvironmentFile=/etc/prefect/workers/general-1{end}.env" for end in ("", ".secret"))
-    settings = "-E HOME=/tmp/at-work -E PREFECT_HOME=/tmp/at-work -p User=prefect -p PrivateTmp=yes"
+    settings = "-E HOME=/tmp/at-work -E PREFECT_HOME=/tmp/at-work -p User=prefect_general-1 -p PrivateTmp=yes"
     python = "/opt/prefect/worker/venv/bin/python -"
     # The script comes in a file: a unit has no standard input that outlives ssh.
     vps.ssh(

@@ -117,7 +117,7 @@ def test_no_secret_is_in_an_environment_or_readable(host, inventory_secrets):
         mode, _, path = line.split()
         if path != "/etc/prefect/stack.env":
             assert mode in {"400", "600"}, line
-    assert host.run("runuser -u prefect -- cat /etc/prefect/stack.env").rc != 0
+    assert host.run("runuser -u prefect_general-1 -- cat /etc/prefect/stack.env").rc != 0
     processes = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
     for path, secret in inventory_secrets.items():
         assert secret not in processes, f"{path} on a command line"

@@ -336,7 +336,8 @@ def test_a_vanished_host_and_a_server_that_is_away(vps, runs):
     vps.ssh(
         f"mkdir -p {place} && printf '[Service]\\nWatchdogSec=0\\n' > {place}/99-test.conf && cd /etc/prefect/workers && "
         "sed 's/^PREFECT_WORKER_WEBSERVER_PORT=.*/PREFECT_WORKER_WEBSERVER_PORT=8099/' general-1.env > general-2.env && "
-        f"cp -p general-1.secret.env general-2.secret.env && systemctl daemon-reload && systemctl start {lost_unit}"
+        "cp -p general-1.secret.env general-2.secret.env && useradd --system --user-group prefect_general-2 && "
+        f"systemctl daemon-reload && systemctl start {lost_unit}"
     )
     try:
         vps.ssh("prefect-worker-drain general-2")
@@ -375,5 +376,5 @@ def test_a_vanished_host_and_a_server_that_is_away(vps, runs):
             runs.wait(run["id"])
         vps.ssh(
             f"systemctl stop {lost_unit}; rm -r {place} /etc/prefect/workers/general-2.* /var/lib/prefect-worker/general-2 && "
-            "systemctl daemon-reload"
+            "userdel prefect_general-2 && systemctl daemon-reload"
         )

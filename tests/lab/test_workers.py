@@ -18,11 +18,11 @@ def test_the_worker_runs_as_nobody_important(host, main_pid):
     status = dict(
         line.split(":\t", 1) for line in host.check_output(f"cat /proc/{main_pid}/status").splitlines() if ":\t" in line
     )
-    assert status["Uid"].split()[0] == str(host.user("prefect").uid)
+    assert status["Uid"].split()[0] == str(host.user("prefect_general-1").uid)
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    assert host.user("prefect").shell == "/usr/sbin/nologin"
+    assert host.user("prefect_general-1").shell == "/usr/sbin/nologin"
 
 
 def test_the_worker_comes_back_without_limit(host):
