@@ -116,13 +116,18 @@ def prefect_states_of_others(kind: dict[str, Any], owners: dict[str, str]) -> di
     return found
 
 
-def prefect_results_to_share(pools: list[str], directory: str, owners: dict[str, str]) -> list[dict[str, Any]]:
-    """The directories of work pools' results that are missing, or not made yet as they should be (they are root's then)."""
+def prefect_results_to_share(pools: list[str], directory: str, looked: dict[str, Any]) -> list[dict[str, Any]]:
+    """The directories of work pools' results that are missing, or that the pools' workers do not share yet.
+
+    Args:
+        directory: the one that they are in; root's, but on a host of release 0.4.
+        looked: what the module prefect_look says of its owner, and of them.
+    """
     paths = {f"{directory}/{pool}": prefect_pool_group(pool) for pool in pools}
     return [
         {"path": path, "shared": group, "make": True}
         for path, group in paths.items()
-        if owners.get(directory) != "root" or owners.get(path) != "root"
+        if looked["owners"].get(directory) != "root" or not looked["shared"].get(path)
     ]
 
 

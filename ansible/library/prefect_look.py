@@ -26,6 +26,11 @@ options:
     type: list
     elements: path
     default: []
+  shared:
+    description: Directories of which is asked whether they are shared by an access control list, as M(prefect_owner) makes it.
+    type: list
+    elements: path
+    default: []
   read:
     description: Text files to read; shell patterns with C(*) stand for the files that match them.
     type: list
@@ -62,6 +67,10 @@ owners:
   description: For each path of C(owners) the name of its owner, or the number of one without a name; empty where it is absent.
   type: dict
   returned: always
+shared:
+  description: For each path of C(shared) whether what is made there gets an access control list.
+  type: dict
+  returned: always
 text:
   description: The text of each file of C(read) that is there, by its path.
   type: dict
@@ -70,6 +79,7 @@ text:
 
 import fnmatch  # noqa: E402
 import glob  # noqa: E402
+import os  # noqa: E402
 import pwd  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -95,12 +105,21 @@ def owner(path: Path) -> str:
         return str(number)
 
 
+def is_shared(path: str) -> bool:
+    """Whether a directory has a default access control list."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_default", follow_symlinks=False))
+    except OSError:
+        return False
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "exist": {"type": "list", "elements": "path", "default": []},
             "links": {"type": "list", "elements": "path", "default": []},
             "owners": {"type": "list", "elements": "path", "default": []},
+            "shared": {"type": "list", "elements": "path", "default": []},
             "read": {"type": "list", "elements": "path", "default": []},
             "leave_out": {"type": "list", "elements": "str", "default": []},
         },
@@ -118,6 +137,7 @@ def main() -> None:
         exists={path: Path(path).exists() for path in given["exist"]},
         links={path: str(Path(path).readlink()) if Path(path).is_symlink() else "" for path in given["links"]},
         owners={path: owner(Path(path)) for path in given["owners"]},
+        shared={path: is_shared(path) for path in given["shared"]},
         text=text,
     )
 

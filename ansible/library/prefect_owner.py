@@ -30,7 +30,7 @@ options:
         description: Permissions of the directory itself, in octal; not given, it stays as it is.
         type: str
       shared:
-        description: Group whose members read and write everything in it, whoever has made it (by ACLs). The directory has the mode 0770.
+        description: Group whose members read and write everything in it, whoever has made it (by ACLs). The directory has the mode 0770, and is that group's.
         type: str
       former:
         description: Only what belongs to this user changes hands, and the directory itself stays as it is.
@@ -250,11 +250,10 @@ def _entries(directory: int) -> list:
 
 def _tree(given: dict) -> Tree:
     """Raises KeyError where the host does not have a user or a group."""
-    user = pwd.getpwnam(given["owner"])
     return Tree(
         path=given["path"],
-        uid=user.pw_uid,
-        gid=grp.getgrnam(given["owner"]).gr_gid,
+        uid=pwd.getpwnam(given["owner"]).pw_uid,
+        gid=grp.getgrnam(given["shared"] or given["owner"]).gr_gid,
         mode=int(given["mode"], 8) if given["mode"] else None,
         shared=grp.getgrnam(given["shared"]).gr_gid if given["shared"] else None,
         former=pwd.getpwnam(given["former"]).pw_uid if given["former"] else None,

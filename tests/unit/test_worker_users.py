@@ -99,3 +99,22 @@ def test_the_numbers_are_those_of_all_workers() -> None:
     assert users.prefect_cloud_numbers(["dd-agent"], numbers) == []
     assert users.prefect_cloud_numbers(["prefect_mine"], numbers) == [994]
     assert users.prefect_cloud_numbers(["prefect"], numbers) == [994, 995, 998]
+
+
+def test_state_of_before_changes_hands_and_what_is_missing_does_not() -> None:
+    kind = {"state": "/s", "workers": [{"name": "general-1"}, {"name": "new"}, {"name": "done"}]}
+    owners = {"/s/general-1": "prefect", "/s/new": "", "/s/done": "prefect_done"}
+    assert users.prefect_states_of_others(kind, owners) == {
+        "general-1": {"path": "/s/general-1", "owner": "prefect_general-1", "mode": "0700"}
+    }
+
+
+def test_results_are_shared_once() -> None:
+    missing = {"owners": {"/r": "prefect"}, "shared": {"/r/general": False}}
+    share = {"path": "/r/general", "shared": "prefect_pool_general", "make": True}
+    assert users.prefect_results_to_share(["general"], "/r", missing) == [share]
+    done = {"owners": {"/r": "root"}, "shared": {"/r/general": True, "/r/new": False}}
+    assert users.prefect_results_to_share(["general"], "/r", done) == []
+    assert users.prefect_results_to_share(["general", "new"], "/r", done) == [
+        {"path": "/r/new", "shared": "prefect_pool_new", "make": True}
+    ]
