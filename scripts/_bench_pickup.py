@@ -72,7 +72,9 @@ def _floor(vps: Vps) -> float:
     script = f"import subprocess, sys, time; t = time.monotonic(); subprocess.run([sys.executable, '-c', '{IMPORTS}'], check=True); print(time.monotonic() - t)"
     python = "$(ls -d /opt/prefect/flows/releases/*/.venv/bin/python | tail -1)"
     return float(
-        vps.ssh(f'cd /tmp && runuser -u prefect_general-1 -- env HOME=/tmp PREFECT_HOME=/tmp/bench {python} -c "{script}"').stdout
+        vps.ssh(
+            f'cd /tmp && runuser -u prefect_general-1 -- env HOME=/tmp PREFECT_HOME=/tmp/bench {python} -c "{script}"'
+        ).stdout
     )
 
 
