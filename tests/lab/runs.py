@@ -144,6 +144,14 @@ def greedy(chunk: int = 20_000_000, limit: int = 3_000_000_000):
         time.sleep(0.05)
 
 @flow
+def hoarder(chunk: int = 10_000_000, limit: int = 1_000_000_000):
+    """Write until somebody puts an end to it (here at the latest at 1 GB)."""
+    with open(Path.home() / "hoard", "wb") as file:
+        for _ in range(limit // chunk):
+            file.write(b"x" * chunk)
+            time.sleep(0.1)
+
+@flow
 def parent(seconds: float = 10):
     """A subflow in the same process, and programs in the background."""
     leave_programs()

@@ -209,8 +209,9 @@ def test_a_reboot_gives_less_time_and_says_so(vps, runs, settings):
     runs.logged(run, "had not ended 3 s later (workers_shutdown_seconds). It is ended.")
 
 
-def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(vps, runs, settings):
-    settings(WORKER_MEMORY_MAX="700M")
+def test_a_run_that_eats_all_memory_or_disk_goes_and_says_why_and_others_go_on(vps, runs, settings):
+    # No disk here has as much: it is nearly full all the time.
+    settings(WORKER_MEMORY_MAX="700M", WORKER_DISK_RESERVE="9T")
     modest = runs.start(runs.deployment("modest"), parameters={"seconds": 20})
     runs.wait(modest, "Running")
     run = runs.start(runs.deployment("greedy", flow="greedy"))
@@ -218,6 +219,12 @@ def test_a_run_that_eats_all_memory_goes_and_says_why_and_others_go_on(vps, runs
     runs.logged(run, "Out of memory: this flow run held ")
     runs.logged(run, "(memory_max in prefect_workers). It is ended.")
     assert _programs(vps) == ""
+    hoarder = runs.start(runs.deployment("hoarder", flow="hoarder"))
+    runs.wait(hoarder, "Crashed")
+    runs.logged(hoarder, "Out of disk space: ")
+    runs.logged(hoarder, "(workers_disk_reserve_mb), and this flow run went on writing. It is ended;")
+    assert int(vps.ssh("stat --format %s /var/lib/prefect-worker/general-1/hoard").stdout) < 500_000_000
+    vps.ssh("rm /var/lib/prefect-worker/general-1/hoard")
     assert runs.wait(modest, "Completed")["run_count"] == 1
 
 

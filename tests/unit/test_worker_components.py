@@ -6,6 +6,7 @@ And the life of a run from its claim to its end: in KitWorker, before a stand-in
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -554,6 +555,59 @@ def test_the_largest_run_is_ended_at_once_and_told_why(tmp_path, monkeypatch):
         "prefect_workers). It is ended."
     )
     assert (small.reason, parts.worker.said) == (None, [large.reason])
+
+
+def test_a_run_that_goes_on_writing_is_ended_when_the_disk_is_nearly_full(tmp_path, monkeypatch):
+    from prefect_kit_worker import disk_guard
+
+    parts = Parts(tmp_path)
+    modest, hoarder = parts.running(), parts.running(OTHER)
+    parts.worker.processes = {RUN: [1], OTHER: [2]}
+    # Much was written while there was room: that is no reason.
+    written = {1: 900_000_000, 2: 5_000_000_000}
+    left = 2_000_000_000
+    monkeypatch.setattr(disk_guard, "written", lambda pids: sum(written[pid] for pid in pids))
+    monkeypatch.setattr(disk_guard, "free", lambda places: left)
+
+    async def look(guard: Any) -> None:
+        guard.look()
+        await parts.settled()
+        parts.worker.background.clear()
+
+    guard = disk_guard.DiskGuard(parts.runs, parts.worker, parts.worker, [tmp_path], 1_000_000_000)
+    asyncio.run(look(guard))
+    written[2] += 500_000_000
+    left = 900_000_000
+    asyncio.run(look(guard))
+    assert parts.worker.killed == []
+    written[1] += 10_000_000
+    written[2] += 100_000_000
+    asyncio.run(look(guard))
+    asyncio.run(look(guard))
+    assert parts.worker.killed == [OTHER]
+    assert hoarder.reason == (
+        "Out of disk space: 900 MB are free, flow runs leave 1000 MB (workers_disk_reserve_mb), and this flow run went on writing. "
+        "It is ended; what it has written is still there."
+    )
+    assert (modest.reason, parts.worker.said) == (None, [hoarder.reason])
+    # Without a reserve nobody looks.
+    off = disk_guard.DiskGuard(parts.runs, parts.worker, parts.worker, [tmp_path], 0)
+    written[1] += 900_000_000
+    asyncio.run(look(off))
+    assert parts.worker.killed == [OTHER]
+
+
+def test_space_and_what_was_written_are_read_as_the_kernel_gives_them(tmp_path):
+    from prefect_kit_worker import disk_guard
+
+    assert disk_guard.free([tmp_path / "gone"]) is None
+    there = os.statvfs(tmp_path)
+    assert abs(disk_guard.free([tmp_path, tmp_path / "gone"]) - there.f_bavail * there.f_frsize) < 1e9
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "io").write_text(
+        "rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4096\ncancelled_write_bytes: 5\n"
+    )
+    assert disk_guard.written([7, 8], tmp_path) == 4096
 
 
 def test_crashed_runs_are_followed_and_only_who_has_made_the_new_one_tells_of_it():

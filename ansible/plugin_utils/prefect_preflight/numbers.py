@@ -33,6 +33,7 @@ LEAST = {
     "workers_api_timeout": 1,
     "workers_drain_seconds": 0,
     "workers_shutdown_seconds": 0,
+    "workers_disk_reserve_mb": 0,
     # Three heartbeats, which come every 30 seconds.
     "workers_crash_seconds": 90,
     "checks_workers_timeout": 1,

@@ -14,6 +14,7 @@ minutes, and says nothing of what it leaves behind. This program is Prefect's wo
 - `reruns`  a new run for a crashed one, where its deployment asks for that, so many times and no more (`again`)
 - `late`    scheduled runs that are too late to be of use are skipped, where their deployment asks for that
 - `memory_guard` a flow run that would eat the worker's memory is ended before the kernel chooses somebody else (`memory`)
+- `disk_guard` a flow run that goes on writing when the disk is nearly full is ended
 - `groups`  a control group for each flow run: what it has started ends with it
 - `ends`    which signal has ended a flow run, and what is likely
 - `seam`    the only place of private names of Prefect's: for each why, and what would let it go

@@ -41,6 +41,7 @@ async def _work(options: argparse.Namespace) -> int:
         drain_seconds=float(os.environ.get("WORKER_DRAIN_SECONDS", "300")),
         shutdown_seconds=float(os.environ.get("WORKER_SHUTDOWN_SECONDS", "30")),
         memory_limit=limit_in_bytes(os.environ.get("WORKER_MEMORY_MAX", ""), total_memory),
+        disk_reserve=limit_in_bytes(os.environ.get("WORKER_DISK_RESERVE", ""), total_memory) or 0,
     )
     worker = Worker(
         kit=kit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,14 @@ class Kit:
     shutdown_seconds: float
     #: Bytes that the flow runs of this worker may hold together; None: as many as there are.
     memory_limit: int | None
+    #: Bytes of the disk that they leave free; 0: none.
+    disk_reserve: int = 0
+
+    @property
+    def places(self) -> list[Path]:
+        """Where flow runs write to a disk: their state, cached results, and /var/tmp (/tmp is memory, or on the disk of that)."""
+        results = os.environ.get("PREFECT_LOCAL_STORAGE_PATH")
+        return [self.state_directory, *([Path(results)] if results else []), Path("/var/tmp")]  # noqa: S108
 
     @property
     def drain_mark(self) -> Path:

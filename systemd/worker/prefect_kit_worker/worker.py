@@ -24,6 +24,7 @@ from prefect.states import Cancelled
 from . import late, news
 from .api import Api, is_away, soon
 from .claims import Claims
+from .disk_guard import DiskGuard
 from .ending import Ending
 from .heartbeats import Heartbeats
 from .held import HeldRun, HeldRuns
@@ -76,6 +77,7 @@ class KitWorker(WorkerSeam):
         self._heartbeats = Heartbeats(self._runs, self._api, self, lambda: str(self.work_pool.id))
         self._ending = Ending(self._runs, self, self)
         self._memory_guard = MemoryGuard(self._runs, self, self, kit.memory_limit)
+        self._disk_guard = DiskGuard(self._runs, self, self, kit.places, kit.disk_reserve)
         self._reruns = Reruns(self._api, self)
         self._shutdown = Shutdown(self._runs, self, self, self._ending, kit, systemd)
         # There may be a run to fetch, or a place for one.
@@ -219,6 +221,7 @@ class KitWorker(WorkerSeam):
                 self._fetch_on_news,
                 self._sweep,
                 self._memory_guard.guard,
+                self._disk_guard.guard,
                 self._watchdog,
             ):
                 group.start_soon(self._for_ever, work)
