@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from tests.lab.restores import until
 from tests.lab.runs import Runs
 from tests.lab.vps.playbook import STACK_EFFECTS
 
@@ -88,7 +87,7 @@ def try_the_walls(vps, host, endpoint):
     runs = Runs(vps, endpoint)
     try:
         guarded = runs.start(runs.deployment("guarded", flow="guarded", work_pool_name="strangers"))
-        until("it guards", lambda: "" if "process " in runs.said(guarded) else runs.said(guarded))
+        runs.logged(guarded, "process ", 60)
         victim = {
             "pid": int(runs.said(guarded).split("process ")[1].split()[0]),
             "worker": STRANGER,
