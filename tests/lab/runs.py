@@ -90,7 +90,7 @@ def prying(pid: int, worker: str, pool: str):
             raise OSError(ctypes.get_errno(), "ptrace")
     state, results = f"/var/lib/prefect-worker/{worker}", os.environ["PREFECT_LOCAL_STORAGE_PATH"]
     # The other unit's control group, by the path of this one.
-    own = re.search("^0::(/.*?[.]service)", Path("/proc/self/cgroup").read_text())[1]
+    own = re.search("(?m)^0::(/.*?[.]service)", Path("/proc/self/cgroup").read_text())[1]
     group = Path(re.sub("@.*[.]service", f"@{worker}.service", f"/sys/fs/cgroup{own}"))
     assert (group / "cgroup.controllers").exists()
     attempts = {
