@@ -155,6 +155,7 @@ def test_what_leaves_the_inventory_leaves_the_host(vps, playbook, host, endpoint
     endpoint.delete("/api/work_pools/strangers")
     # Their work pools keep what they have left; it is nobody's who comes later.
     assert host.check_output(r"find /var/lib/prefect-results -name guarded -printf '%u %g %m\n'") == "root root 666"
+    host.check_output("rm -r /var/lib/prefect-results/strangers")
     assert "grace" not in host.file("/etc/prefect/caddy/users.caddy").content_string
     # The password still lies in the secrets directory, which the run says, and is of no use any more.
     assert 'NOTE: the account "grace" is not in the inventory, and its password is still in' in removed.joined
