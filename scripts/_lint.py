@@ -53,6 +53,7 @@ BY_NAME: dict[str, tuple[str, ...]] = {
     "systemd/*.socket": ("systemd",),
     "systemd/*.timer": ("systemd",),
     "systemd/*.slice": ("systemd",),
+    "systemd/*.path": ("systemd",),
     # Read with the units that they add to.
     "systemd/*.d/*.conf": ("systemd",),
     "ansible/ansible.cfg": ("ansible syntax",),
@@ -72,6 +73,7 @@ NOT_LINTED = {
     "*.png": "a picture",
     "*.svg": "a picture",
     "systemd/prefect-automations.conf": "tinyproxy's; tests/lab/test_monitoring.py has it read",
+    "systemd/prefect-egress-names.conf": "dnsmasq's; tests/lab/test_egress.py has it read",
     "caddy/fail2ban/*.conf": "fail2ban's; tests/unit/test_guessing.py reads them, and the lab's fail2ban runs by them",
     "caddy/fail2ban/*.nft": "nft needs a kernel to check them; the lab loads them",
     "docs/monitoring/grafana.json": "tests/unit/test_monitoring.py reads it, panel by panel",

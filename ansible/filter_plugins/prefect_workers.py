@@ -129,6 +129,7 @@ def prefect_worker_services(
                 f"{units}/{unit}@.service",
                 f"{units}/{unit}@{name}.service.d/40-user.conf",
                 f"{units}/{unit}@{name}.service.d/60-devices.conf",
+                f"{units}/{unit}@.service.d/egress.conf",
             ],
             "also": also,
         }

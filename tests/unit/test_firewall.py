@@ -31,6 +31,7 @@ def rules(groups: tuple[str, ...] = ("prefect",), **settings: Any) -> str:
         autoescape=False,
     )
     environment.filters |= {"to_json": json.dumps, "bool": bool, "unique": lambda found: list(dict.fromkeys(found))}
+    environment.filters["prefect_proxy_ports"] = load("prefect_egress").prefect_proxy_ports
     text = environment.get_template("firewall.nft.j2").render(
         {
             **DEFAULTS,
@@ -40,6 +41,9 @@ def rules(groups: tuple[str, ...] = ("prefect",), **settings: Any) -> str:
             "__host_ssh_ports": [22],
             "__host_allowed": {"ipv4": [], "ipv6": []},
             "__prefect_cloud_uids": [],
+            "prefect_tls": "internal",
+            "prefect_acme_directory": "https://acme.example.org/directory",
+            "prefect_sso_proxy": "",
             **settings,
         }
     )
@@ -183,3 +187,39 @@ def test_udp_ports() -> None:
     assert "udp dport { 51820 } fib daddr type local accept" in chain(
         rules(host_firewall_udp_ports=[51820]), "prerouting"
     )
+
+
+def test_containers_of_the_stack_send_nothing_outward() -> None:
+    """Docker keeps two of the three networks inside; the third is the reverse proxy's."""
+    text = rules()
+    assert chain(text, "forward") == [
+        "type filter hook forward priority filter - 10; policy accept;",
+        "ct state established,related accept",
+        'iifname "prefect-db" oifname != "prefect-db" goto stack_refused',
+        'iifname "prefect-api" oifname != "prefect-api" goto stack_refused',
+        'iifname "prefect-edge" oifname != "prefect-edge" goto proxy_outward',
+    ]
+    assert chain(text, "proxy_outward") == ["goto stack_refused"]
+    refused = chain(text, "stack_refused")
+    assert refused[-1] == "counter reject with icmpx admin-prohibited"
+    assert [
+        line for line in refused if line.startswith("limit rate") and 'log prefix "prefect-stack refused: "' in line
+    ]
+    assert "stack_refused" not in rules(groups=("workers",))
+
+
+@pytest.mark.parametrize(
+    ("settings", "ports"),
+    [
+        ({"prefect_tls": "acme"}, "80, 443"),
+        ({"prefect_tls": "acme", "prefect_acme_directory": "https://ca.example.org:9000/directory"}, "80, 9000"),
+        ({"prefect_sso_proxy": "http://oauth2-proxy:4180"}, "4180"),
+        ({"prefect_sso_proxy": "https://auth.example.org"}, "443"),
+    ],
+)
+def test_the_reverse_proxy_reaches_its_authority_and_its_single_sign_on(settings: dict[str, str], ports: str) -> None:
+    assert chain(rules(**settings), "proxy_outward") == [
+        "meta l4proto { tcp, udp } th dport 53 accept",
+        f"tcp dport {{ {ports} }} accept",
+        "goto stack_refused",
+    ]

@@ -161,6 +161,7 @@ def test_what_a_worker_runs_with_names_all_that_a_restart_puts_into_effect():
             "/etc/systemd/system/prefect-worker@.service",
             "/etc/systemd/system/prefect-worker@a.service.d/40-user.conf",
             "/etc/systemd/system/prefect-worker@a.service.d/60-devices.conf",
+            "/etc/systemd/system/prefect-worker@.service.d/egress.conf",
         ],
         "also": "venv",
     }

@@ -23,6 +23,7 @@ from .accounts import (
     user_problems,
     worker_block_problems,
 )
+from .egress import egress_problems
 from .endpoint import acme_problems, address_problems, certificate_problems, domain_problems
 from .host import (
     admin_problems,
@@ -96,6 +97,7 @@ CHECKS: tuple[Check, ...] = (
     interface_problems,
     guessing_problems,
     allowed_problems,
+    egress_problems,
     authority_problems,
     upload_problems,
     people_problems,
