@@ -3,7 +3,7 @@
 prefect-doctor runs all of them; prefect-watch runs the cheap ones each minute. What each costs, in milliseconds of CPU,
 with the programs that it calls (measured in the lab; to start Python and import all of this takes 250):
 
-    containers 10, public endpoint 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, automations 10, growth 7, audit 0
+    containers 10, public endpoint 20, work 5, database 5, machine 15, events 15, logs 15 (5,000 failed logins: 70), DNS 10, automations 10, egress 30, growth 7, audit 0
     backups 530 (restic), drift 120 (docker compose), updates 650 (apt-get)
 """
 
@@ -26,6 +26,7 @@ from . import (
     database,
     domain,
     drift,
+    egress,
     events,
     growth,
     logs,
@@ -99,6 +100,7 @@ def groups(loaded: Settings, host: Host, seen: Seen | None = None) -> dict[str, 
         "messages": Group(lambda: messages.check(loaded)),
         "events": Group(lambda: events.findings(events.look(loaded, host)), 5 * MINUTE),
         "logs": Group(lambda: logs.findings(logs.look()), 5 * MINUTE),
+        "egress": Group(lambda: egress.findings(egress.look()), 5 * MINUTE),
         "audit": Group(lambda: [audit.check(Path(loaded.audit), time.time())]),
         "automations": Group(lambda: automations.findings(automations.look()), 5 * MINUTE),
         "backups": Group(lambda: copies.check(loaded), 15 * MINUTE),

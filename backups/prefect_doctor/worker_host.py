@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from . import clocks, drift, machine, updates
+from . import clocks, drift, egress, machine, updates
 from .asked import said
 from .finding import Finding, Level, playbook, worst, worst_first
 
@@ -72,6 +72,7 @@ def look() -> list[Finding]:
         "workers on this host": lambda: [here()],
         "machine": lambda: machine.findings(machine.look(None)),
         "clock": clocks.look,
+        "egress": lambda: egress.findings(egress.look()),
         "drift": lambda: drift.findings(drift.look()),
         "security updates": lambda: updates.findings(updates.look()),
     }

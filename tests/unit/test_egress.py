@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+from prefect_doctor import egress
+from prefect_doctor.finding import Level
 
 from .test_settings import load
 
@@ -169,3 +173,76 @@ def test_the_resolver_and_the_rules_name_the_same() -> None:
     # The forward proxy of automations listens where flows could connect to.
     assert "Port 3128" in (ROOT / "systemd/prefect-automations.conf").read_text()
     assert "tcp dport 3128 goto refused_processes" in rules()
+
+
+# --- what prefect-doctor says of it -----------------------------------------------------------------------------------
+
+
+def table(name: str, *elements: tuple[list[Any], int]) -> str:
+    """As nft 1.1.3 prints it."""
+    elem = [
+        {"elem": {"val": {"concat": key}, "expires": 9, "counter": {"packets": n, "bytes": 60}}} for key, n in elements
+    ]
+    return json.dumps(
+        {
+            "nftables": [
+                {"metainfo": {"version": "1.1.3"}},
+                {"table": {"family": "inet", "name": "x"}},
+                {"set": {"name": "names4", "elem": [{"elem": {"val": "192.0.2.1", "expires": 1}}]}},
+                {"set": {"name": "refused6", "type": []}},
+                {"set": {"name": name, "elem": elem}},
+            ]
+        }
+    )
+
+
+def test_who_was_refused_and_how_often() -> None:
+    flows = egress.of_flows(
+        table("refused4", ([0, "tcp", "203.0.113.7", 443], 3), ([987654, "udp", "2001:db8::8", 53], 1))
+    )
+    assert flows == {
+        egress.Refused("root", "203.0.113.7:443/tcp"): 3,
+        egress.Refused("user 987654", "[2001:db8::8]:53/udp"): 1,
+    }
+    assert egress.of_flows(table("refused-containers4", (["tcp", "203.0.113.7", 443], 2))) == {
+        egress.Refused("flow containers", "203.0.113.7:443/tcp"): 2
+    }
+    assert egress.of_stack(table("refused4", (["prefect-edge", "tcp", "203.0.113.7", 80], 1))) == {
+        egress.Refused("the reverse proxy", "203.0.113.7:80/tcp"): 1
+    }
+
+
+@pytest.mark.parametrize("text", ["", "Operation not permitted", "{}", "[]"])
+def test_a_firewall_that_says_nothing_has_not_said_that_nothing_was_refused(text: str) -> None:
+    with pytest.raises(OSError, match="nft does not list"):
+        egress.of_flows(text)
+
+
+def test_names_that_were_refused() -> None:
+    lines = [
+        " 4 10.0.0.2/54779 config evil.example is NXDOMAIN",
+        " 5 127.0.0.1/54779 config evil.example is NXDOMAIN",
+        " 7 172.21.0.2/1 config a.b.example is NXDOMAIN",
+        " 6 127.0.0.1/54779 config fine.example is 192.0.2.1",
+        " using nameserver 192.0.2.53#53 for domain api.example.org",
+    ]
+    assert egress.of_names(lines) == {"evil.example": 2, "a.b.example": 1}
+
+
+def test_what_the_doctor_says() -> None:
+    refused = Counter({egress.Refused("prefect_etl-1", f"203.0.113.7:{port}/tcp"): 9 - port for port in range(1, 8)})
+    found = egress.flows(egress.Egress(held=True, flows=refused, names=Counter({"evil.example": 2})))
+    assert found.level == Level.WARNING
+    assert found.measured == (
+        "refused: prefect_etl-1 to 203.0.113.7:1/tcp (8 packets), prefect_etl-1 to 203.0.113.7:2/tcp (7 packets), "
+        "prefect_etl-1 to 203.0.113.7:3/tcp (6 packets), prefect_etl-1 to 203.0.113.7:4/tcp (5 packets), "
+        "prefect_etl-1 to 203.0.113.7:5/tcp (4 packets) and 2 more; names that are not listed: evil.example (2 times)"
+    )
+    assert "workers_egress_names or workers_egress_networks" in found.mend
+    assert egress.flows(egress.Egress(held=True)).level == Level.OK
+    assert egress.flows(egress.Egress()).measured == "open: flow runs may connect to anywhere"
+    down = egress.flows(egress.Egress(held=True, down=["prefect-egress.service"]))
+    assert (down.level, down.mend) == (Level.BAD, "systemctl start prefect-egress.service")
+    one, two = egress.findings(egress.Egress(stack=Counter({egress.Refused("the server", "203.0.113.7:80/tcp"): 1})))
+    assert (one.level, two.level) == (Level.OK, Level.WARNING)
+    assert two.measured == "refused: the server to 203.0.113.7:80/tcp (1 packets)"
