@@ -27,6 +27,7 @@ TYPED = (
     "backups/prefect_backups/*",
     "backups/prefect_metrics/*",
     "backups/prefect_doctor/*",
+    "backups/prefect_residency/*",
     "backups/prefect_watch/*",
     "compose/server/*",
     "scripts/*",

@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="prefect-doctor",
         description="Check everything on this Prefect server: what is wrong, and what to type. Changes nothing.",
-        epilog="Exit code: 0 all ok, 1 a warning, 2 something is bad, 3 something could not be checked.",
+        epilog="Exit code: 0 all ok, 1 a warning, 2 something is bad, 3 something could not be checked. "
+        "What leaves this host, and why: prefect-doctor residency --help",
     )
     instead = made.add_mutually_exclusive_group()
     instead.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
@@ -85,6 +86,10 @@ def _shown(one: Finding) -> dict[str, str]:
 
 def main() -> int:
     """The command; gives the exit code."""
+    if sys.argv[1:2] == ["residency"]:
+        from prefect_residency.cli import main as residency
+
+        return residency(sys.argv[2:])
     options = parser().parse_args()
     report = Report(sys.stderr)
     try:

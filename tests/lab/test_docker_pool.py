@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.lab import outside
 
 ROOT = Path(__file__).parents[2]
 WORKER = "containers-1"
@@ -33,19 +35,21 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 MARK = "one"
+PROBE
 
 
 @flow
-def contained(seconds: float = 0) -> None:
-    """Say where it runs, then take its time."""
+def contained(seconds: float = 0, tries: list = ()) -> None:
+    """Say where it runs and how what it tries ends, then take its time."""
     status = dict(line.split(":\\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\\t" in line)
     said = {"mark": MARK, "hostname": socket.gethostname(), "uid": os.getuid(), "python": sys.executable}
     said |= {name: status[name] for name in ("CapEff", "CapBnd", "NoNewPrivs")}
+    said |= {"tried": probe(tries)}
     get_run_logger().info("contained %s", json.dumps(said))
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.2)
-'''
+'''.replace("PROBE", outside.PROBE)
 PREFECT_YAML = """
 prefect-version: 3.8.8
 name: contained
@@ -73,8 +77,8 @@ class Runs:
     def deployment(self) -> dict[str, Any]:
         return self.endpoint.get("/api/deployments/name/contained/contained").json()
 
-    def start(self, seconds: float = 0, **job_variables: Any) -> str:
-        body = {"parameters": {"seconds": seconds}, "job_variables": job_variables}
+    def start(self, seconds: float = 0, tries: Sequence[list[Any]] = (), **job_variables: Any) -> str:
+        body = {"parameters": {"seconds": seconds, "tries": tries}, "job_variables": job_variables}
         return self.endpoint.post(f"/api/deployments/{self.deployment()['id']}/create_flow_run", body).json()["id"]
 
     def cancel(self, run: str) -> None:
@@ -133,6 +137,10 @@ def settings(flows) -> tuple[str, str]:
                 "flows_directory": str(flows),
                 # In the place of the kit's own flows.
                 "flows_remove_deployments": True,
+                # Everything here, image and flow runs, goes with it.
+                "workers_egress": "listed",
+                "workers_egress_names": [outside.LISTED_NAME],
+                "workers_egress_networks": outside.NETWORKS,
             }
         ),
     )
@@ -155,6 +163,13 @@ def test_it_is_off_unless_asked_for(host, vps):
     """Access to Docker's socket is root."""
     assert parts(host) == []
     assert host.check_output("getent group docker | cut -d: -f4") == ""
+
+
+@pytest.fixture
+def beyond(host) -> Iterator[outside.Outside]:
+    made = outside.Outside(host)
+    yield made
+    made.down()
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +233,24 @@ def test_each_run_has_a_container_of_its_own(runs, host, access_log):
     of_worker = [line for line in access_log(120) if line.get("user_id") == f"worker-{WORKER}"]
     assert any(run in line["request"]["uri"] for line in of_worker for run in (first, second))
     assert subnet.startswith("172.")
+
+
+def test_a_flow_run_sends_only_where_it_may(runs, host, beyond):
+    """Its host's name server is one that would answer it, on the loopback, where Docker's engine asks by itself."""
+    beyond.resolve()
+    tries = [one for one, _ in outside.TRIES]
+    run = runs.start(tries=tries)
+    assert runs.wait(run) == "Completed"
+    ended = list(zip(tries, runs.said(run)["tried"], strict=True))
+    assert [
+        (one, how) for (one, how), (_, allowed) in zip(ended, outside.TRIES, strict=True) if how not in allowed
+    ] == []
+    # By ping and UDP a flow does not learn that it was refused.
+    assert beyond.arrived() == {outside.LISTED, outside.LISTED_ADDRESS}
+    assert "tunnel" not in beyond.asked() and "below" not in beyond.asked()
+    found = json.loads(host.run("prefect-doctor --json").stdout)["findings"]
+    (refused,) = [one for one in found if one["check"] == "egress of flows"]
+    assert refused["level"] == "WARNING" and f"flow containers to {outside.STRANGER}:443/tcp" in refused["measured"]
 
 
 @pytest.fixture
