@@ -35,16 +35,13 @@ def prefect_proxy_ports(tls: str, directory: str, sso: str) -> list[int]:
     """TCP ports of other hosts that the reverse proxy may connect to; none where it needs nobody.
 
     Args:
-        tls: prefect_tls. An authority that answers by ACME is asked at the port of its directory; where it says how to check
-            what it has revoked, that is at port 80.
+        tls: prefect_tls. An authority that answers by ACME is asked at the port of its directory.
         directory: prefect_acme_directory.
         sso: prefect_sso_proxy, or nothing.
     """
-    ports = {80, urlsplit(directory).port or 443} if tls == "acme" else set()
-    if sso:
-        parts = urlsplit(sso)
-        ports.add(parts.port or (443 if parts.scheme == "https" else 80))
-    return sorted(ports)
+    addresses = ([directory] if tls == "acme" else []) + ([sso] if sso else [])
+    found = [urlsplit(address) for address in addresses]
+    return sorted({one.port or (80 if one.scheme == "http" else 443) for one in found})
 
 
 class FilterModule:

@@ -139,10 +139,18 @@ class Outside:
         self.host.run(DOWN)
 
     def arrived(self) -> set[str]:
-        """Where packets have arrived: `203.0.113.7`, neighbour discovery and the like left out."""
+        """Where packets have arrived: `203.0.113.7`."""
+        return {destination(line) for line in self.arrived_packets()}
+
+    def arrived_packets(self) -> set[str]:
+        """All of them in tcpdump's words; neighbour discovery, and what is for many, is left out."""
         time.sleep(0.3)
         said = self.host.check_output(f"tcpdump -nn -r {TAKEN} '(ip or ip6) and not icmp6' 2> /dev/null")
-        return {destination(line) for line in said.splitlines() if " > " in line}
+        return {
+            line
+            for line in said.splitlines()
+            if " > " in line and not destination(line).startswith(("ff", "224.", "239."))
+        }
 
     def asked(self) -> str:
         """The questions that the host's name server was asked."""

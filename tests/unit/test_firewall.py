@@ -211,8 +211,8 @@ def test_containers_of_the_stack_send_nothing_outward() -> None:
 @pytest.mark.parametrize(
     ("settings", "ports"),
     [
-        ({"prefect_tls": "acme"}, "80, 443"),
-        ({"prefect_tls": "acme", "prefect_acme_directory": "https://ca.example.org:9000/directory"}, "80, 9000"),
+        ({"prefect_tls": "acme"}, "443"),
+        ({"prefect_tls": "acme", "prefect_acme_directory": "https://ca.example.org:9000/directory"}, "9000"),
         ({"prefect_sso_proxy": "http://oauth2-proxy:4180"}, "4180"),
         ({"prefect_sso_proxy": "https://auth.example.org"}, "443"),
     ],
