@@ -143,6 +143,18 @@ def _text(path: str) -> str:
     return "\n".join(_texts(path))
 
 
+def time_servers() -> list[str]:
+    """Names and addresses of the servers that tell the time."""
+    clock = ""
+    # Where it does not run, timedatectl waits for it.
+    if said("systemctl", "is-active", "systemd-timesyncd.service").strip() == "active":
+        clock = said("timedatectl", "show-timesync", *(f"--property={name}" for name in TIME))
+    servers = [word for line in clock.splitlines() for word in line.partition("=")[2].split()]
+    for text in _texts(*TIME_FILES):
+        servers += re.findall(r"(?m)^\s*(?:server|pool|peer)\s+(\S+)", text)
+    return servers
+
+
 def look(settings: Settings, expected: Iterable[str]) -> Configured:
     """Everything that the host is configured for.
 
@@ -152,10 +164,7 @@ def look(settings: Settings, expected: Iterable[str]) -> Configured:
     sources = "\n".join(
         _texts("/etc/apt/sources.list", "/etc/apt/sources.list.d/*", "/etc/apt/apt.conf", "/etc/apt/apt.conf.d/*")
     )
-    clock = said("timedatectl", "show-timesync", *(f"--property={name}" for name in TIME))
-    servers = [word for line in clock.splitlines() for word in line.partition("=")[2].split()]
-    for text in _texts(*TIME_FILES):
-        servers += re.findall(r"(?m)^\s*(?:server|pool|peer)\s+(\S+)", text)
+    servers = time_servers()
     resolved = "\n".join(_texts("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"))
     names = [
         *_text("/etc/prefect-egress/names").split(),

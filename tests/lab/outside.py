@@ -1,6 +1,6 @@
 """A network behind a VPS, with hosts that belong to nobody: what a flow may reach there, and what has arrived.
 
-A network namespace on the VPS itself, with addresses for documentation only. What leaves the VPS is what tcpdump sees there.
+A network namespace on the VPS itself, with addresses for benchmarks (RFC 2544) and documentation only. What leaves the VPS is what tcpdump sees there.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterable
 from testinfra.host import Host
 
 #: Nobody's: flows may not reach them.
-STRANGER, STRANGER6 = "203.0.113.7", "2001:db8::7"
+STRANGER, STRANGER6 = "198.18.0.7", "2001:db8::7"
 #: Another name server, which no one is told of.
-RESOLVER = "203.0.113.53"
+RESOLVER = "198.18.0.53"
 #: What LISTED_NAME leads to; the second is of a name below it.
-LISTED_NAME, LISTED_ADDRESS = "api.listed.example", "203.0.113.10"
+LISTED_NAME, LISTED_ADDRESS = "api.listed.example", "198.18.0.10"
 #: Networks that flows may reach.
-NETWORKS = ["198.51.100.0/24", "[2001:db8:1::/64]:443"]
-LISTED, LISTED6 = "198.51.100.7", "2001:db8:1::7"
+NETWORKS = ["198.19.0.0/24", "[2001:db8:1::/64]:443"]
+LISTED, LISTED6 = "198.19.0.7", "2001:db8:1::7"
 #: A name that is nobody's; and one that carries something.
 EVIL_NAME = "c2VjcmV0.tunnel.example"
 TAKEN = "/run/outside.pcap"
@@ -34,8 +34,8 @@ ip netns exec outside sysctl --quiet --write net.ipv6.conf.all.disable_ipv6=0
 ip link set out0 up
 ip -n outside link set lo up
 ip -n outside link set out1 up
-ip address add 203.0.113.1/24 dev out0
-ip address add 198.51.100.1/24 dev out0
+ip address add 198.18.0.1/24 dev out0
+ip address add 198.19.0.1/24 dev out0
 ip address add 2001:db8::1/64 dev out0 nodad
 ip address add 2001:db8:1::1/64 dev out0 nodad
 for address in {STRANGER}/24 {RESOLVER}/24 {LISTED_ADDRESS}/24 {LISTED}/24; do ip -n outside address add $address dev out1; done
@@ -139,7 +139,7 @@ class Outside:
         self.host.run(DOWN)
 
     def arrived(self) -> set[str]:
-        """Where packets have arrived: `203.0.113.7`."""
+        """Where packets have arrived: `198.18.0.7`."""
         return {destination(line) for line in self.arrived_packets()}
 
     def arrived_packets(self) -> set[str]:
