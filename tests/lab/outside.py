@@ -133,6 +133,12 @@ class Outside:
     def resolve(self) -> None:
         """Have the host ask a name server that knows LISTED_NAME, on its loopback; needs dnsmasq there."""
         self.host.check_output(RESOLVE)
+        end = time.monotonic() + 20
+        while "127.0.0.9" not in self.host.check_output("cat /run/prefect-egress/servers"):
+            assert time.monotonic() < end, "prefect-egress-servers.path has not seen it"
+            time.sleep(0.2)
+        # The resolver is told of it right after.
+        time.sleep(0.5)
 
     def down(self) -> None:
         self.host.check_output(RESOLVE_NO_MORE)

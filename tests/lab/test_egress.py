@@ -47,8 +47,8 @@ def watched(host) -> Callable[[], AbstractContextManager[dict[str, Any]]]:
     def watch() -> Iterator[dict[str, Any]]:
         found: dict[str, Any] = {}
         host.check_output(
-            f"systemd-run --quiet --collect --unit=residency --property=StandardOutput=truncate:{WATCHED}.json"
-            f" --property=StandardError=truncate:{WATCHED}.log --property=ExecStopPost='/bin/sh -c \"echo $EXIT_STATUS > {WATCHED}.rc\"'"
+            f"rm --force {WATCHED}.*; systemd-run --quiet --collect --unit=residency --property=StandardOutput=append:{WATCHED}.json"
+            f" --property=StandardError=append:{WATCHED}.log --property=ExecStopPost='/bin/sh -c \"echo $EXIT_STATUS > {WATCHED}.rc\"'"
             " --property=KillSignal=SIGINT --property=KillMode=mixed --property=TimeoutStopSec=20"
             " prefect-doctor residency --seconds 60 --json"
         )
