@@ -22,7 +22,7 @@ LISTED_NAME, LISTED_ADDRESS = "api.listed.example", "198.18.0.10"
 NETWORKS = ["198.19.0.0/24", "[2001:db8:1::/64]:443"]
 LISTED, LISTED6 = "198.19.0.7", "2001:db8:1::7"
 #: A name that is nobody's; and one that carries something.
-EVIL_NAME = "c2VjcmV0.tunnel.example"
+EVIL_NAME = "c2vjcmv0.tunnel.example"
 TAKEN = "/run/outside.pcap"
 
 UP = f"""
