@@ -122,8 +122,13 @@ def look() -> Egress:
     return seen
 
 
+def times(count: int, of: str) -> str:
+    """A number of something."""
+    return f"{count} {of}{'s' * (count != 1)}"
+
+
 def _listed(found: Counter[Refused]) -> str:
-    words = [f"{one.who} to {one.where} ({count} packets)" for one, count in found.most_common(MOST)]
+    words = [f"{one.who} to {one.where} ({times(count, 'packet')})" for one, count in found.most_common(MOST)]
     more = len(found) - MOST
     return ", ".join(words) + (f" and {more} more" if more > 0 else "")
 
@@ -147,7 +152,7 @@ def flows(seen: Egress) -> Finding:
         return Finding(check, Level.OK, "held; nothing refused", limit)
     parts = [f"refused: {_listed(seen.flows)}"] if seen.flows else []
     if seen.names:
-        names = ", ".join(f"{name} ({count} times)" for name, count in seen.names.most_common(MOST))
+        names = ", ".join(f"{name} ({times(count, 'time')})" for name, count in seen.names.most_common(MOST))
         more = len(seen.names) - MOST
         parts.append(f"names that are not listed: {names}" + (f" and {more} more" if more > 0 else ""))
     mend = (

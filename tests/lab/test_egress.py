@@ -118,7 +118,7 @@ def test_containers_of_the_stack_send_nothing(host, beyond):
     assert beyond.arrived_packets() == before
     found = json.loads(host.run("prefect-doctor --json").stdout)["findings"]
     (refused,) = [one for one in found if one["check"] == "egress of the stack"]
-    assert f"the reverse proxy to {STRANGER}:80/tcp (1 packets)" in refused["measured"]
+    assert refused["measured"] == f"refused: the reverse proxy to {STRANGER}:80/tcp (1 packet)"
     # Later tests want all to be well.
     host.check_output("nft flush set inet prefect refused4")
 

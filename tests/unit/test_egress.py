@@ -245,4 +245,4 @@ def test_what_the_doctor_says() -> None:
     assert (down.level, down.mend) == (Level.BAD, "systemctl start prefect-egress.service")
     one, two = egress.findings(egress.Egress(stack=Counter({egress.Refused("the server", "203.0.113.7:80/tcp"): 1})))
     assert (one.level, two.level) == (Level.OK, Level.WARNING)
-    assert two.measured == "refused: the server to 203.0.113.7:80/tcp (1 packets)"
+    assert two.measured == "refused: the server to 203.0.113.7:80/tcp (1 packet)"
