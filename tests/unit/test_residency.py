@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import json
 import socket
 import ssl
 import struct
@@ -13,6 +14,10 @@ import pytest
 from prefect_residency import cli, configured, contents, packets, reasons
 from prefect_residency.reasons import Configured, Reason
 from prefect_residency.seen import DESTINATIONS, NAMES, Destination, Seen, Sent
+
+from .test_doctor_script import doctor
+
+script = doctor._residency
 
 ETH0, INNER = 2, 5
 
@@ -373,3 +378,39 @@ def test_the_filter_is_one_that_tcpdump_takes() -> None:
     assert first[40 + ((first[52] & 0xF0) >> 2)] == contents.HANDSHAKE
     for words in ("ip6[6] = 6", "ip6[53] & 0x12 = 2", "ip6[(40 + ((ip6[52] & 0xf0) >> 2))] = 0x16"):
         assert words in cli.FILTER
+
+
+# --- from the control machine -----------------------------------------------------------------------------------------------
+
+
+def test_all_servers_of_an_inventory() -> None:
+    sent = [
+        {"what": "203.0.113.7:443/tcp", "names": ["a.example"], "packets": 2, "reason": "unexplained"},
+        {"what": "192.0.2.53:53/udp", "names": [], "packets": 9, "reason": reasons.RESOLVER},
+    ]
+    hosts = {
+        "one": {
+            "rc": 1,
+            "failed": True,
+            "stdout": json.dumps({"seconds": 1, "sent": sent}),
+            "msg": "non-zero return code",
+        },
+        "two": {
+            "rc": 3,
+            "failed": True,
+            "stdout": "",
+            "stderr": "ERROR: there is no tcpdump, which watches\nHINT: apt-get …",
+        },
+        "three": {"rc": 0, "stdout": json.dumps({"seconds": 1, "sent": sent[1:]})},
+    }
+    found = script.all_told(json.dumps({"plays": [{"tasks": [{"hosts": hosts}]}]}))
+    assert [one.unexplained for one in found] == [1, 0, 0]
+    assert script.table(found) == [
+        "host   destination          names      packets  reason",
+        "one    203.0.113.7:443/tcp  a.example  2        unexplained",
+        "one    192.0.2.53:53/udp               9        name server of the host",
+        "three  192.0.2.53:53/udp               9        name server of the host",
+        "two was not watched: ERROR: there is no tcpdump, which watches HINT: apt-get …",
+    ]
+    assert (script.code(found), script.code(found[:1]), script.code(found[2:])) == (3, 1, 0)
+    assert script.command(5, ["10.0.0.0/8", "a; b"]).endswith("--seconds 5 --expect 10.0.0.0/8 --expect 'a; b'")
