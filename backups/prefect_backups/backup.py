@@ -126,6 +126,8 @@ def _check(settings: Settings, postgres: Postgres, local: Repository) -> Facts:
         "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint, pg_database_size(current_database())"
         " FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
     )
+    # Tables that a person has made as the superuser are counted, too.
+    postgres.hand_over()
     revision = postgres.revision()
     if revision is None:
         raise Failure(

@@ -8,7 +8,6 @@ is mounted in the container as /staging.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +20,9 @@ import psycopg
 from docker.models.containers import Container
 from psycopg import sql
 
-from . import parts
+from . import parts, roles, staging
 from .errors import Code, Failure
-from .files import write_whole
+from .roles import CLUSTER, SERVER, SUPERUSER
 from .settings import Settings
 
 # It warns of connections that are gone; our own errors say so.
@@ -49,7 +48,7 @@ APPLICATION = "prefect-backups"
 # Seconds that a query of a look takes at most: a table that is locked for an hour must not keep anybody from being told.
 LOOK = 15.0
 # uid and gid of postgres in the official image.
-OWNER = 999
+OWNER = staging.OWNER
 
 # Nobody sees a database while it is being restored, and a power cut then means to begin again; that is why an
 # acknowledged commit need not be on disk. The memory fits the container. Measured on a lab VPS with 1.06 million rows:
@@ -64,21 +63,24 @@ RESTORE_OPTIONS = {
 class Postgres:
     """A Postgres in a container: the live one, or a throwaway one of the same image."""
 
-    def __init__(self, socket: str, staging: Path, container: str = CONTAINER) -> None:
+    def __init__(self, socket: str, staging: Path, container: str = CONTAINER, role: Path | None = None) -> None:
         """Nothing is contacted yet.
 
         Args:
             socket: the directory of its socket on the host.
             staging: the directory on the host that the container sees as /staging.
             container: its name.
+            role: the SQL that gives a database to the server's role; None, or no such file, where all is the superuser's.
         """
         self.socket = socket
         self.staging = staging
         self.container = container
+        self.role = role
 
     @classmethod
     def live(cls, settings: Settings) -> Postgres:
-        return cls(settings.socket, Path(settings.staging))
+        role = Path(settings.compose_file).with_name("postgres") / "1-server-role.sql"
+        return cls(settings.socket, Path(settings.staging), role=role)
 
     # --- SQL ---------------------------------------------------------------------------------------------------
 
@@ -86,34 +88,45 @@ class Postgres:
     def connect(
         self, database: str = LIVE, autocommit: bool = True, patience: float = 0.0
     ) -> Iterator[psycopg.Connection]:
-        """A connection as the owner `prefect`. Raises Failure when there is no answer within 10 s.
+        """A connection as the database's owner. Raises Failure when there is no answer within 10 s.
 
         Args:
             patience: seconds that a statement may take, waiting for locks included; 0: any.
         """
         try:
-            connection = psycopg.connect(
-                host=self.socket,
-                user="prefect",
-                dbname=database,
-                application_name=APPLICATION,
-                connect_timeout=10,
-                autocommit=autocommit,
-                options=f"-c statement_timeout={patience * 1000:.0f}" if patience else "",
-            )
+            user = roles.owner(self.socket, database, APPLICATION, patience)
+            connection = roles.connect(self.socket, database, user, APPLICATION, autocommit, patience)
         except psycopg.OperationalError as error:
-            raise Failure(
-                Code.NO_DATABASE,
-                f'Postgres does not let us into the database "{database}": {" ".join(str(error).split())}',
-                "look at: docker logs --tail 20 " + self.container,
-            ) from error
+            raise self._no_way_in(database, error) from error
         with connection:
             yield connection
+
+    def _no_way_in(self, database: str, error: psycopg.Error) -> Failure:
+        return Failure(
+            Code.NO_DATABASE,
+            f'Postgres does not let us into the database "{database}": {" ".join(str(error).split())}',
+            "look at: docker logs --tail 20 " + self.container,
+        )
+
+    def hand_over(self, database: str = LIVE) -> None:
+        """Have the server's role, and the role have what is the superuser's in a database. Raises Failure."""
+        if self.role is None or not self.role.exists():
+            return
+        try:
+            roles.hand_over(self.socket, database, APPLICATION, self.role)
+        except psycopg.OperationalError as error:
+            raise self._no_way_in(database, error) from error
+        except psycopg.Error as error:
+            raise Failure(
+                Code.NOT_READY,
+                f'the database "{database}" cannot be given to the role "{SERVER}": {" ".join(str(error).split())}',
+                f"look who uses it: docker exec {self.container} psql -U prefect -c 'SELECT * FROM pg_stat_activity'",
+            ) from error
 
     def answers(self) -> bool:
         """Whether Postgres takes connections."""
         try:
-            with self.connect("postgres"):
+            with self.connect(CLUSTER):
                 return True
         except Failure:
             return False
@@ -123,7 +136,7 @@ class Postgres:
         end = time.monotonic() + seconds
         while True:
             try:
-                with self.connect("postgres"):
+                with self.connect(CLUSTER):
                     return
             except Failure:
                 if time.monotonic() > end:
@@ -132,28 +145,28 @@ class Postgres:
 
     def databases(self) -> set[str]:
         """The names of the databases."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             return {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
 
     def version(self) -> str:
         """The version of the running server, such as "17.12"."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             return connection.execute("SHOW server_version").fetchone()[0].split()[0]
 
     def size(self, database: str = LIVE) -> int:
         """Bytes on disk of a database with its indexes."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             return connection.execute("SELECT pg_database_size(%s)", [database]).fetchone()[0]
 
     def oid(self, database: str) -> int:
         """The identity of a database in its cluster, which a rename does not change; 0 where there is none."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
             return row[0] if row else 0
 
     def cluster(self) -> str:
         """The identity of the cluster: another one for each that was ever made."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             return str(connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()[0])
 
     def tables(self, database: str = LIVE) -> set[str]:
@@ -164,13 +177,13 @@ class Postgres:
     def foreign(self) -> list[str]:
         """Databases with a name of ours that this kit has not made."""
         query = "SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database"
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             comments = dict(connection.execute(query).fetchall())
         return [name for name in OURS if name in comments and not (comments[name] or "").startswith(MARK)]
 
     def adopt(self, database: str) -> None:
         """Mark a database as made by this kit."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             self._mark(connection, database)
 
     @staticmethod
@@ -200,8 +213,11 @@ class Postgres:
 
     def create(self, database: str) -> None:
         """A new, empty database like the live one."""
-        with self.connect("postgres") as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database)))
+        with self.connect(CLUSTER) as connection:
+            there = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [SERVER]).fetchone()
+            owner = sql.Identifier(SERVER if there else SUPERUSER)
+            command = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(sql.Identifier(database), owner)
+            connection.execute(command)
             self._mark(connection, database)
 
     def drop(self, database: str) -> None:
@@ -210,7 +226,7 @@ class Postgres:
         Raises Failure (FOREIGN) for one that this kit has not made.
         """
         self.refuse_foreign("remove a database", database)
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
     def swap(self, *renames: tuple[str, str]) -> None:
@@ -218,9 +234,13 @@ class Postgres:
 
         A client that connects again in between makes a rename fail; then all is as before, and it is tried again.
         """
+        for old, new in renames:
+            # One that a kit of before has made.
+            if new == LIVE and roles.owner(self.socket, old, APPLICATION) != SERVER:
+                self.hand_over(old)
         for last in (False, False, False, False, True):
             try:
-                with self.connect("postgres", autocommit=False) as connection:
+                with self.connect(CLUSTER, autocommit=False) as connection:
                     for old, _ in renames:
                         connection.execute(
                             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [old]
@@ -237,7 +257,7 @@ class Postgres:
 
     def end_orphans(self) -> None:
         """End what a killed tool of ours has left at work in the container (pg_dump and pg_restore outlive it)."""
-        with self.connect("postgres") as connection:
+        with self.connect(CLUSTER) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 " WHERE application_name = %s AND pid <> pg_backend_pid()",
@@ -271,6 +291,7 @@ class Postgres:
         code: Code,
         options: dict[str, str] | None = None,
         watch: Callable[[], None] | None = None,
+        user: str = SUPERUSER,
     ) -> None:
         """Run a tool in the container as postgres; `watch` is called about twice a second meanwhile.
 
@@ -278,10 +299,11 @@ class Postgres:
             arguments: the command line; never a secret.
             code: exit code of the Failure that is raised when it fails, with its last words.
             options: session settings of its connections.
+            user: of the database.
         """
         container = self._container()
         api = container.client.api
-        environment = {"PGAPPNAME": APPLICATION, "PGUSER": "prefect"}
+        environment = {"PGAPPNAME": APPLICATION, "PGUSER": user}
         if options:
             environment["PGOPTIONS"] = " ".join(f"-c{name}={value}" for name, value in options.items())
         identity = api.exec_create(container.id, arguments, user="postgres", environment=environment, stdout=True)["Id"]
@@ -313,42 +335,16 @@ class Postgres:
             )
 
     def make_staging(self, name: str) -> Path:
-        """A new, empty directory in staging that the container's postgres may write to.
-
-        What is there of that name, and was put there by a person (restic restores to that very place), is kept beside.
-        """
-        path = self.staging / name
-        if self.is_ours(name):
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.exists() and any(path.iterdir()):
-            path.rename(path.with_name(time.strftime(f"{name}.kept-%Y%m%dT%H%M%SZ", time.gmtime())))
-        path.mkdir(mode=0o700, exist_ok=True)
-        shutil.chown(path, OWNER, OWNER)
-        write_whole(self._record(name), f"{path.stat().st_ino}\n")
-        return path
+        """A new, empty directory in staging that the container's postgres may write to (staging.py)."""
+        return staging.make(self.staging, name)
 
     def remove_staging(self, name: str) -> bool:
-        """Remove a directory of `make_staging`, into which a process that is ending may still be writing; whether it was there."""
-        path, ours = self.staging / name, self.is_ours(name)
-        for _ in range(20):
-            if not ours or not path.exists():
-                break
-            shutil.rmtree(path, ignore_errors=True)
-            if path.exists():
-                time.sleep(0.2)
-        self._record(name).unlink(missing_ok=True)
-        return ours
-
-    def _record(self, name: str) -> Path:
-        """Which directory of that name is ours: its inode. Beside staging, where Postgres does not get to."""
-        return self.staging.with_name(f".{self.staging.name}-{name}")
+        """Remove a directory of `make_staging`; whether it was there."""
+        return staging.remove(self.staging, name)
 
     def is_ours(self, name: str) -> bool:
         """Whether there is a directory of that name in staging, and it was made by `make_staging`."""
-        try:
-            return (self.staging / name).stat().st_ino == int(self._record(name).read_text())
-        except (OSError, ValueError):
-            return False
+        return staging.is_ours(self.staging, name)
 
     def dump(self, directory: str, snapshot: str, jobs: int, watch: Callable[[], None] | None = None) -> None:
         """pg_dump of the live database, as another transaction sees it, to `staging/directory` (which it makes).
@@ -393,6 +389,7 @@ class Postgres:
             Code.RESTORE,
             options=RESTORE_OPTIONS,
             watch=watch,
+            user=roles.owner(self.socket, database, APPLICATION),
         )
 
     def image(self) -> str:

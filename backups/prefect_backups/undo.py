@@ -86,6 +86,7 @@ def migrate(host: Host, image: str = "") -> None:
     if wanted is None or wanted == here:
         return
     with host.report.step("migrations of the database before", "migrate"):
+        host.postgres.hand_over(PREVIOUS)
         try:
             host.stack.migrate(PREVIOUS, image)
         except Failure as failure:

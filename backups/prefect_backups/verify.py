@@ -227,6 +227,9 @@ def _throwaway(settings: Settings, report: Report, image: str = "") -> Iterator[
 def container_options(settings: Settings, image: str) -> dict[str, Any]:
     """How the throwaway Postgres runs: no network, no rights beyond those its entrypoint needs, bounded memory."""
     directory = settings.verify_directory
+    # What a restore could not do without a superuser's rights fails here, and not then.
+    role = Path(settings.compose_file).with_name("postgres")
+    roles = {str(role): {"bind": "/docker-entrypoint-initdb.d", "mode": "ro"}} if role.is_dir() else {}
     return {
         "image": image,
         "command": COMMAND,
@@ -256,6 +259,7 @@ def container_options(settings: Settings, image: str) -> dict[str, Any]:
             f"{directory}/socket": {"bind": "/run/postgresql", "mode": "rw"},
             f"{directory}/staging": {"bind": "/staging", "mode": "rw"},
             f"{directory}/password": {"bind": "/run/secrets/postgres_password", "mode": "ro"},
+            **roles,
         },
         "log_config": {"Type": "json-file", "Config": {"max-size": "1m"}},
     }

@@ -1,4 +1,6 @@
-"""Postgres itself: room for connections, indexes that are never used, rows that are dead, transactions that hold all up, checksums."""
+"""Postgres itself: room for connections, indexes that are never used, rows that are dead, transactions that hold all up, checksums,
+and who could get in with all rights.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefect_backups.host import Host
-from prefect_backups.postgres import LOOK
+from prefect_backups.postgres import LIVE, LOOK
 from prefect_backups.progress import duration, size
+from prefect_backups.roles import CLUSTER
 
 from .finding import Finding, Level, graded
 
@@ -19,11 +22,14 @@ TRANSACTION_WARNING, TRANSACTION_BAD = 900.0, 6 * 3600.0
 DEAD_ROWS, DEAD_SHARE = 100_000, 0.4
 
 FIGURES = """
-SELECT pg_database_size(current_database()), (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+SELECT pg_database_size(live), (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
   current_setting('max_connections')::int, coalesce((SELECT sum(checksum_failures) FROM pg_stat_database), 0)::int,
   coalesce((SELECT max(extract(epoch FROM now() - xact_start)) FROM pg_stat_activity
-            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)::float8
+            WHERE datname = live AND backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)::float8
+FROM (SELECT datname AS live FROM pg_database WHERE datname = %s)
 """
+# Nobody without a password gets in by the network.
+SUPERUSERS = "SELECT rolname FROM pg_authid WHERE rolsuper AND rolcanlogin AND rolpassword IS NOT NULL ORDER BY 1"
 INVALID = """
 SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
   AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index) ORDER BY 1
@@ -48,15 +54,20 @@ class Database:
     invalid: list[str] = field(default_factory=list)
     #: Name, dead rows, and their share, of tables that autovacuum does not keep up with.
     dead: list[tuple[str, int, float]] = field(default_factory=list)
+    #: Superusers that have a password.
+    superusers: list[str] = field(default_factory=list)
 
 
 def look(host: Host) -> Database:
     """Raises Failure, psycopg.Error."""
+    # What others do, nobody but a superuser sees.
+    with host.postgres.connect(CLUSTER, patience=LOOK) as connection:
+        figures: tuple[int, int, int, int, float] = connection.execute(FIGURES, [LIVE]).fetchall()[0]
+        superusers = [row[0] for row in connection.execute(SUPERUSERS)]
     with host.postgres.connect(patience=LOOK) as connection:
-        figures: tuple[int, int, int, int, float] = connection.execute(FIGURES).fetchall()[0]
         invalid = [row[0] for row in connection.execute(INVALID)]
         dead = connection.execute(DEAD, [DEAD_ROWS, DEAD_SHARE]).fetchall()
-    return Database(*figures, invalid, dead)
+    return Database(*figures, invalid, dead, superusers)
 
 
 def bytes_of(found: Database) -> Finding:
@@ -128,6 +139,20 @@ def checksums(found: Database) -> Finding:
     return Finding("checksum failures", Level.BAD if bad else Level.OK, str(found.checksum_failures), "0", mend)
 
 
+def superusers(found: Database) -> Finding:
+    """Whether the server's password, or another, could be a superuser's: who has that one has the container, too."""
+    if not found.superusers:
+        return Finding("superusers", Level.OK, "none with a password", "none with a password")
+    ours = {"prefect", "prefect_server"} & set(found.superusers)
+    mend = (
+        "ansible-playbook site.yml --tags stack"
+        if ours
+        else f"docker exec prefect-postgres psql -U prefect -c 'ALTER ROLE {found.superusers[0]} PASSWORD NULL'"
+    )
+    words = f"{', '.join(found.superusers)} can connect to the database with a password"
+    return Finding("superusers", Level.WARNING, words, "none with a password", mend)
+
+
 def findings(found: Database) -> Sequence[Finding]:
     """All of them."""
     return [
@@ -137,4 +162,5 @@ def findings(found: Database) -> Sequence[Finding]:
         indexes(found),
         dead_rows(found),
         checksums(found),
+        superusers(found),
     ]

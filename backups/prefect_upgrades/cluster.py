@@ -187,6 +187,8 @@ class PostgresUpgrade:
             host.stack.compose("up", "--detach", "postgres", code=Code.NO_DATABASE)
             host.stack.wait_for(CONTAINER, Code.NO_DATABASE)
             host.postgres.wait(10)
+            # One that was set aside before there was the server's role.
+            host.postgres.hand_over()
             units.restart_exporter()
 
     def _fill(self, journal: ClusterJournal) -> None:

@@ -123,6 +123,61 @@ def test_no_secret_is_in_an_environment_or_readable(host, inventory_secrets):
         assert secret not in processes, f"{path} on a command line"
 
 
+# What the server's database password must not do, tried with it: each is to be refused for lack of privilege.
+FORBIDDEN = (
+    "COPY flow TO PROGRAM 'id'",
+    "COPY flow TO '/tmp/flow'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT rolpassword FROM pg_authid",
+    "CREATE ROLE mine LOGIN",
+    "ALTER ROLE prefect_server SUPERUSER",
+    "ALTER ROLE prefect PASSWORD 'mine'",
+    "SET ROLE prefect",
+    "SET SESSION AUTHORIZATION prefect",
+    "GRANT pg_execute_server_program TO prefect_server",
+    "CREATE DATABASE mine",
+    "CREATE EXTENSION file_fdw",
+    "CREATE FUNCTION mine() RETURNS int LANGUAGE c AS 'libc.so.6', 'getpid'",
+    "ALTER SYSTEM SET archive_command = 'id'",
+    "ALTER DATABASE prefect SET session_preload_libraries = 'mine'",
+    "DROP DATABASE postgres",
+)
+# In the server's container, which has the password. Gives the SQLSTATE of each, and the answer to the superuser's name.
+INTRUDER = """
+import asyncio, asyncpg, json, sys
+
+async def main():
+    said = {}
+    mine = await asyncpg.connect(host="postgres", user="prefect_server", database="prefect")
+    for statement in json.loads(sys.argv[1]):
+        try:
+            await mine.execute(statement)
+            said[statement] = "done"
+        except asyncpg.PostgresError as error:
+            said[statement] = error.sqlstate
+    password = open("/run/secrets/server_pgpass").read().strip().rpartition(":")[2]
+    try:
+        await asyncpg.connect(host="postgres", user="prefect", database="prefect", password=password)
+        said["prefect"] = "done"
+    except asyncpg.PostgresError as error:
+        said["prefect"] = error.sqlstate
+    print(json.dumps(said))
+
+asyncio.run(main())
+"""
+
+
+def test_the_server_has_its_database_and_nothing_else(host):
+    words = shlex.join(["docker", "exec", "prefect-server", "python", "-c", INTRUDER, json.dumps(FORBIDDEN)])
+    # insufficient_privilege, and invalid_password: the superuser has none.
+    expected = {statement: "42501" for statement in FORBIDDEN} | {"prefect": "28P01"}
+    assert json.loads(host.check_output(words)) == expected
+    owners = "SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert host.check_output(f'docker exec prefect-postgres psql -U prefect -AtXc "{owners}"') == "prefect_server"
+    assert not host.file("/etc/prefect/secrets/pgpass").exists
+
+
 def test_postgres_is_tuned_to_the_host(host):
     def setting(name):
         return host.check_output(f"docker exec prefect-postgres psql -U prefect -AtXc 'SHOW {name}' prefect")

@@ -202,7 +202,7 @@ def test_only_restics_own_half_written_files_are_removed(tmp_path):
 @pytest.fixture
 def staging(tmp_path, monkeypatch):
     """Postgres's staging directory; nobody here may give files away."""
-    monkeypatch.setattr(postgres_module.shutil, "chown", lambda *who: None)
+    monkeypatch.setattr("prefect_backups.staging.shutil.chown", lambda *who: None)
     (tmp_path / "staging").mkdir()
     return Postgres("/socket", tmp_path / "staging")
 

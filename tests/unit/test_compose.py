@@ -84,7 +84,7 @@ def test_the_host_has_no_address_in_the_internal_networks() -> None:
 
 def test_passwords_come_from_files() -> None:
     assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == "/run/secrets/postgres_password"
-    assert SERVICES["server"]["environment"]["PGPASSFILE"] == "/run/secrets/pgpass"
+    assert SERVICES["server"]["environment"]["PGPASSFILE"] == "/run/secrets/server_pgpass"
     for name, secret in PROJECT["secrets"].items():
         assert secret == {"file": f"/etc/prefect/secrets/{name}"}
     for service in SERVICES.values():
@@ -95,6 +95,7 @@ def test_the_host_reaches_postgres_by_its_socket_and_hands_dumps_over_in_staging
     postgres = SERVICES["postgres"]
     binds = {mount["target"]: mount for mount in postgres["volumes"] if isinstance(mount, dict)}
     assert {target: mount["source"] for target, mount in binds.items()} == {
+        "/docker-entrypoint-initdb.d": "./postgres",
         "/run/postgresql": "/var/lib/prefect/postgres/socket",
         "/staging": "/var/backups/prefect/staging",
     }
@@ -219,8 +220,10 @@ def test_images_are_had_before_anything_that_names_them_is_written() -> None:
     """And what fails after the first file is written is taken back."""
     role = COMPOSE.parents[1] / "ansible" / "roles" / "stack" / "tasks"
     tasks = yaml.safe_load((role / "main.yml").read_text())
-    names = [task.get("ansible.builtin.import_tasks", "block") for task in tasks]
-    assert names == ["places.yml", "secrets.yml", "images.yml", "block", "ca.yml"]
+    words = ("ansible.builtin.import_tasks", "ansible.builtin.include_tasks")
+    names = [next((task[word] for word in words if word in task), "block") for task in tasks]
+    # The server's role before a file says that it connects as that, and the superuser's password until it has.
+    assert names == ["places.yml", "secrets.yml", "images.yml", "server_role.yml", "block", "superuser.yml", "ca.yml"]
     (block,) = [task for task in tasks if "block" in task]
     imported = [task["ansible.builtin.import_tasks"] for task in block["block"]]
     assert imported == ["proxy.yml", "project.yml", "migrate.yml", "service.yml"]

@@ -184,6 +184,9 @@ class PlayedPostgres:
         assert name in OURS, "nobody removes the live one"
         self.host.databases_.pop(name, None)
 
+    def hand_over(self, name: str = LIVE) -> None:
+        self._database(name)
+
     def create(self, name: str, world: str) -> None:
         self._up()
         self.host.databases_[name] = Database(next(self.host.oids), world)

@@ -94,6 +94,9 @@ class Played:
     def wait(self, _: float) -> None:
         """It answers."""
 
+    def hand_over(self) -> None:
+        self.step("hand over")
+
     def fill(self) -> None:
         self.step("fill")
         (self.data / "who").write_text("new")
