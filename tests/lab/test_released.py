@@ -26,6 +26,11 @@ SAID = {
     "Stop and remove the stack's containers and networks",
     "Write the environment of the stack, and place its project, what its containers read, and its unit",
     *STACK_EFFECTS,
+    # "connects to Postgres as a role of its own"
+    "Write the password of the database, for Postgres and for the server",
+    "Have the server's role own the database",
+    "Remove the superuser's password from the host",
+    "Let nobody in as the database's superuser but over its socket",
     # The tools: prefect-upgrade, exit codes, settings.
     "Make a directory for what is not whole yet",
     "Unpack the files on the host",

@@ -55,6 +55,15 @@ def major(vps: Vps) -> str:
     return psql(vps, "SHOW server_version").split(".")[0]
 
 
+def owners(vps: Vps) -> str:
+    """Who has the database and what is in it: the server's role, in each cluster."""
+    return psql(
+        vps,
+        "SELECT DISTINCT owner::regrole FROM (SELECT datdba AS owner FROM pg_database WHERE datname = 'prefect'"
+        " UNION ALL SELECT relowner FROM pg_class WHERE relnamespace = 'public'::regnamespace)",
+    )
+
+
 def left_over(vps: Vps) -> str:
     """What an upgrade of Postgres leaves nothing of."""
     found = vps.ssh(
@@ -82,7 +91,7 @@ def test_the_data_come_to_the_next_major_version(vps, playbook, endpoint, runs, 
     runs.wait(run, "Running")
     done = playbook("upgrade.yml", *later)
     assert "serves. The API was away for" in done.joined
-    assert (major(vps), marker(endpoint)) == ("18", "before")
+    assert (major(vps), marker(endpoint), owners(vps)) == ("18", "before", "prefect_server")
     after = counts(vps)
     assert all(after[table] >= rows[table] for table in rows), (rows, after)
     assert runs.wait(run, "Completed", limit=RUN_SECONDS)["run_count"] == 1
@@ -94,7 +103,7 @@ def test_the_data_come_to_the_next_major_version(vps, playbook, endpoint, runs, 
 def test_a_backup_of_the_version_before_comes_back(vps, endpoint, before):
     mark(endpoint, "later")
     restored(vps, "--id", before)
-    assert marker(endpoint) == "before"
+    assert (marker(endpoint), owners(vps)) == ("before", "prefect_server")
 
 
 def test_the_way_back_says_what_it_loses(vps, playbook, endpoint):
