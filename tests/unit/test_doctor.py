@@ -280,6 +280,15 @@ def test_a_database_that_is_as_it_should_be():
             "events: 200,000 (61%)",
         ),
         (database.checksums, Database(0, 1, 100, 2, 0), BAD, "2"),
+        *(
+            (
+                database.superusers,
+                Database(0, 1, 100, 0, 0, superusers=[name]),
+                WARNING,
+                f"{name} can connect to the database with a password",
+            )
+            for name in ("prefect", "mine")
+        ),
     ],
 )
 def test_what_is_wrong_with_a_database(check, given, level, words):
