@@ -17,7 +17,12 @@ from prefect_backups.settings import Endpoint, Settings
 COMPOSE = Path(__file__).resolve().parents[2] / "compose"
 ROLE = COMPOSE / "postgres" / "1-server-role.sql"
 SUPERUSER_LAST = COMPOSE / "postgres" / "2-superuser-without-password.sql"
-OWNERS = {"prefect": "prefect_server", "prefect_restore": "prefect_server", "prefect_previous": "prefect", "postgres": "prefect"}
+OWNERS = {
+    "prefect": "prefect_server",
+    "prefect_restore": "prefect_server",
+    "prefect_previous": "prefect",
+    "postgres": "prefect",
+}
 
 
 @pytest.fixture

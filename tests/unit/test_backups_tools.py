@@ -30,7 +30,6 @@ from prefect_backups import (
     upkeep,
     verify,
 )
-from prefect_backups import postgres as postgres_module
 from prefect_backups.command import why
 from prefect_backups.errors import Code, Failure
 from prefect_backups.host import Host
