@@ -12,7 +12,7 @@ its blocks and variables in the database (table `configuration`). What protects 
 password is in no backup; the dump on its way lies where only root and Postgres get to, and is removed at the end.
 
 Whatever fails, or kills this process: earlier backups stay whole (restic never changes what it has stored), and what
-was half-made is removed, by `_undone` here or by `clean`, which systemd calls after the process.
+was half-made is removed, by `undone` here or by `clean`, which systemd calls after the process.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def create_unlocked(settings: Settings, kind: str, report: Report) -> dict[str, 
     postgres, local = Postgres.live(settings), Repository.local(settings)
     with report.step("checks that change nothing", "checks"):
         facts = _check(settings, postgres, local)
-    with _undone(settings, postgres, local):
+    with undone(settings, postgres, local):
         made, account = _make(settings, kind, report, facts)
         result = {
             "id": made.id,
@@ -165,7 +165,7 @@ def _make(settings: Settings, kind: str, report: Report, facts: Facts) -> tuple[
     with report.step("dump of the database, and its rows counted", "dump") as advance:
         now = datetime.now(UTC)
         started = time.monotonic()
-        tables = _dump(settings, postgres, facts.dump_bytes, advance)
+        tables = dump(settings, postgres, facts.dump_bytes, advance)
         account = Manifest(
             id=now.strftime(ID_FORMAT),
             created=now.isoformat(timespec="seconds"),
@@ -176,16 +176,20 @@ def _make(settings: Settings, kind: str, report: Report, facts: Facts) -> tuple[
             revision=facts.revision,
             tables=tables,
             database_bytes=facts.database_bytes,
-            dump_bytes=_weigh(directory),
+            dump_bytes=weigh(directory),
             dump_seconds=round(time.monotonic() - started, 2),
             files=files,
             host=socket.gethostname(),
         )
         write_whole(Path(manifest.path(settings)), account.to_json())
     with report.step("into the repository", "store") as advance:
-        tags = {name: getattr(account, name) for name in ("id", "kind", "prefect", "postgres", "revision", "kit")}
-        made = local.backup([str(directory), *files], settings.exclude, tags, advance)
+        made = local.backup([str(directory), *files], settings.exclude, tags_of(account), advance)
     return made, account
+
+
+def tags_of(account: Manifest) -> dict[str, str]:
+    """What a repository's list tells of a backup."""
+    return {name: getattr(account, name) for name in ("id", "kind", "prefect", "postgres", "revision", "kit")}
 
 
 def _collect_audit(settings: Settings, report: Report) -> None:
@@ -196,7 +200,7 @@ def _collect_audit(settings: Settings, report: Report) -> None:
         report.say(f"      the newest lines of the audit are not in the backup: {failure.fact}", style="yellow")
 
 
-def _weigh(directory: Path) -> int:
+def weigh(directory: Path) -> int:
     """Bytes of the files in a directory that may be changing."""
     total = 0
     for path in directory.rglob("*"):
@@ -205,9 +209,9 @@ def _weigh(directory: Path) -> int:
     return total
 
 
-def _dump(settings: Settings, postgres: Postgres, expected: int, advance: Advance) -> dict[str, Table]:
-    """pg_dump and the counting of rows, at the same time and in the same snapshot of the database."""
-    dump = Path(manifest.dump_path(settings))
+def dump(settings: Settings, postgres: Postgres, expected: int, advance: Advance) -> dict[str, Table]:
+    """pg_dump of the database LIVE, and the counting of its rows at the same time and in the same snapshot."""
+    made = postgres.staging / STAGING / "dump"
     with postgres.connect(autocommit=False) as connection, ThreadPoolExecutor(1) as pool:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
@@ -215,7 +219,7 @@ def _dump(settings: Settings, postgres: Postgres, expected: int, advance: Advanc
         counting: Future[dict[str, Table]] = pool.submit(manifest.take, connection)
 
         def watch() -> None:
-            done = _weigh(dump)
+            done = weigh(made)
             advance(done / max(expected, 1), size(done))
             if counting.done():
                 # Rows that cannot be read make the dump worthless: do not wait for its end.
@@ -248,7 +252,7 @@ def _dump(settings: Settings, postgres: Postgres, expected: int, advance: Advanc
 
 
 @contextlib.contextmanager
-def _undone(settings: Settings, postgres: Postgres, local: Repository) -> Iterator[None]:
+def undone(settings: Settings, postgres: Postgres, local: Repository) -> Iterator[None]:
     """Leave nothing of the making behind; of one that failed, nothing in the container and the repository either."""
     try:
         yield

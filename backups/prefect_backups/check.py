@@ -14,10 +14,15 @@ from . import units, verify
 from .errors import Code, Failure
 from .last import read_last
 from .progress import Report, duration
-from .restic import Backup, Repository, moment
+from .restic import ADOPTED, Backup, Repository, moment
 from .settings import Settings
 from .unit_names import UNITS
 from .units import Units
+
+
+def own(backups: Sequence[Backup]) -> list[Backup]:
+    """Those of this server."""
+    return [one for one in backups if one.kind != ADOPTED]
 
 
 def findings(
@@ -31,7 +36,7 @@ def findings(
 
     Args:
         now: seconds since 1970.
-        backups: what the local repository has, newest first.
+        backups: what the local repository has of this server, newest first.
         last: what the last backup wrote down, see last.read_last.
         verified: what verifications wrote down, see verify.read_verified.
     """
@@ -106,7 +111,7 @@ def _hours(seconds: float) -> str:
 
 def overdue(settings: Settings) -> tuple[list[str], datetime | None]:
     """What is wrong with the backups, and when the newest was made, without a look at what is off-site. Raises Failure."""
-    backups = Repository.local(settings).backups()
+    backups = own(Repository.local(settings).backups())
     found = findings(settings, time.time(), backups, read_last(settings), verify.read_verified(settings))
     return found, backups[0].time if backups else None
 
@@ -117,7 +122,7 @@ def check(settings: Settings, report: Report, offsite: bool = False) -> dict[str
     Args:
         offsite: also open each off-site repository and look at what is there.
     """
-    backups = Repository.local(settings).backups()
+    backups = own(Repository.local(settings).backups())
     last = read_last(settings)
     unreachable: list[str] = []
     if offsite:

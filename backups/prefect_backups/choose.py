@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from .errors import Code, Failure
-from .restic import Backup
+from .restic import ADOPTED, Backup
 
 
 def parse_time(text: str, now: datetime) -> datetime:
@@ -52,6 +52,11 @@ def pick(backups: Sequence[Backup], identity: str | None, before: datetime | Non
     if not backups:
         raise Failure(Code.NOT_FOUND, "there is no backup", "another repository? prefect-restore --latest --from NAME")
     ordered = sorted(backups, key=lambda backup: backup.time, reverse=True)
+    if identity is None:
+        # One of another server is meant only where it is named.
+        ordered = [backup for backup in ordered if backup.kind != ADOPTED]
+    if not ordered:
+        raise Failure(Code.NOT_FOUND, f"there are only adopted backups: {backups[0].id}", "prefect-restore --id ID")
     span = f"the oldest is {ordered[-1].id}, the newest {ordered[0].id}"
     if identity is not None:
         matching = [

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backup, check, new_password, progress, repositories, settings, upkeep, verify
+from . import adopt, backup, check, new_password, progress, repositories, settings, upkeep, verify
 from .errors import Code, Failure
 from .last import read_last
 from .progress import Report, duration, size
@@ -62,11 +62,18 @@ def parser() -> argparse.ArgumentParser:
     fetched = verb("fetch", "Copy to this host the backups of another repository, as for a new server.")
     fetched.add_argument("repository", metavar="NAME", help='its name, or "off-site"')
     verb("prune", "Forget what the policy does not keep, and free its data, here and off-site.")
+    adopted = verb(
+        "adopt", "Make a backup of a dump of another Prefect server's Postgres; prefect-restore --id brings it in."
+    )
+    adopted.add_argument("dump", metavar="DUMP", type=Path, help="of pg_dump, in custom or directory format")
+    adopted.add_argument(
+        "--key-file", metavar="FILE", type=Path, help="holds its PREFECT_SERVER_ENCRYPTION_KEY, if it had one"
+    )
     overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
     verb("password", "Give all repositories the password on stdin, and take the old one away from them.")
     verb("clean", "Remove what a killed backup or verification has left.")
-    for one in (create, proof):
+    for one in (create, proof, adopted):
         one.add_argument(
             "--wait",
             metavar="SECONDS",
@@ -138,6 +145,9 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     if options.verb == "verify":
         wait = patience(options.wait, sys.stdin.isatty())
         return verify.verify(loaded, report, options.id, options.repository, wait)
+    if options.verb == "adopt":
+        wait = patience(options.wait, sys.stdin.isatty())
+        return adopt.adopt(loaded, options.dump, report, options.key_file, wait)
     if options.verb == "list":
         return _list(options, loaded, report)
     if options.verb == "fetch":

@@ -21,6 +21,7 @@ from typing import IO, Any
 from .errors import Code, Failure
 from .progress import Advance
 from .restic_output import (
+    ADOPTED,
     BROKEN,
     FULL,
     ID_FORMAT,
@@ -40,7 +41,7 @@ from .restic_output import (
 from .settings import Keep, Settings
 
 # With what its users need of restic_output.
-__all__ = ["FULL", "ID_FORMAT", "LOCAL", "OTHER_KINDS", "SCHEDULED", "Backup", "Repository", "moment"]
+__all__ = ["ADOPTED", "FULL", "ID_FORMAT", "LOCAL", "OTHER_KINDS", "SCHEDULED", "Backup", "Repository", "moment"]
 
 # One name for all snapshots, so that a new VPS under another name goes on with the same history.
 HOST = "prefect"

@@ -13,7 +13,9 @@ from .settings import Keep
 
 # Kinds that the policy of hours, days, weeks and months is for; the others are kept for a while, and the last few.
 SCHEDULED = "scheduled"
-OTHER_KINDS = ("manual", "safety", "before-migration", "before-upgrade")
+# Of another server: chosen only by its id, and no proof that this one is backed up.
+ADOPTED = "adopted"
+OTHER_KINDS = ("manual", "safety", "before-migration", "before-upgrade", ADOPTED)
 KEEP_OTHERS = ("--keep-within=7d", "--keep-last=3")
 ID_FORMAT = "%Y%m%dT%H%M%SZ"
 ID_TAG = re.compile(r"id=\d{8}T\d{6}Z")

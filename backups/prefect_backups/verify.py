@@ -132,7 +132,7 @@ def _verify(settings: Settings, report: Report, source: Repository, backup: Back
     needs = [(Path(settings.verify_directory), account.dump_bytes + int(account.database_bytes * 1.1) + 600_000_000)]
     space.require(f"verify {backup.id}", needs, settings)
     share = next_share(read_verified(settings))
-    with _throwaway(settings, report) as postgres:
+    with throwaway(settings, report) as postgres:
         bring_back(source, backup, account, postgres, settings, report, "a throwaway Postgres")
         started = time.monotonic()
         # A real restore ends on disk, and that belongs to its time.
@@ -141,7 +141,7 @@ def _verify(settings: Settings, report: Report, source: Repository, backup: Back
         hint = "keep older backups (prefect-restore --list) and make a new one: prefect-backup create"
         prove(backup, account, postgres, report, hint)
         with report.step("encrypted blocks", "blocks"):
-            blocks = _decrypt_blocks(postgres)
+            blocks = decrypt_blocks(postgres)
     report.say(f"      {blocks} blocks decrypt" if blocks else "      no blocks yet")
     with report.step(f"repository: its lists, and share {share} of {SHARES} of its data read back", "check"):
         source.check(f"{share}/{SHARES}")
@@ -164,15 +164,15 @@ def rehearse(
     """Bring a backup back into a throwaway Postgres of another image, and prove it there; gives the seconds that the data
     took. Raises Failure.
     """
-    with _throwaway(settings, report, image) as postgres:
+    with throwaway(settings, report, image) as postgres:
         bring_back(source, backup, account, postgres, settings, report, f"a throwaway {image}")
         prove(backup, account, postgres, report, "nothing has changed")
     return report.seconds["fetch"] + report.seconds["load"]
 
 
-def _decrypt_blocks(postgres: Postgres) -> int:
+def decrypt_blocks(postgres: Postgres, database: str = RESTORING) -> int:
     """Decrypt every encrypted block with the key that is in the database, as Prefect does; gives how many."""
-    with postgres.connect(RESTORING) as connection:
+    with postgres.connect(database) as connection:
         blocks = connection.execute(
             "SELECT name, data #>> '{}' FROM block_document WHERE jsonb_typeof(data) = 'string'"
         ).fetchall()
@@ -203,7 +203,7 @@ def decrypt(blocks: list[tuple[str, str]], key: str) -> int:
 
 
 @contextlib.contextmanager
-def _throwaway(settings: Settings, report: Report, image: str = "") -> Iterator[Postgres]:
+def throwaway(settings: Settings, report: Report, image: str = "") -> Iterator[Postgres]:
     """A Postgres of the live one's image, or of another, that nobody else reaches; it is gone afterwards, whatever happens."""
     remove(settings)
     directory = Path(settings.verify_directory)

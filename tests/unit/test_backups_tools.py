@@ -659,9 +659,9 @@ def test_every_verb_has_json(verb):
 
 
 def test_kinds_of_backups_are_the_ones_that_retention_knows():
-    from prefect_backups.restic import OTHER_KINDS, SCHEDULED
+    from prefect_backups.restic import ADOPTED, OTHER_KINDS, SCHEDULED
 
-    assert backup.KINDS == (SCHEDULED, *OTHER_KINDS)
+    assert (*backup.KINDS, ADOPTED) == (SCHEDULED, *OTHER_KINDS)
 
 
 @pytest.mark.parametrize(("end", "code"), [("outlived(3)", 3), ("outlived(0)", 0), ("0", 120)])
