@@ -255,7 +255,7 @@ class Transfer:
             body["work_pool_name"] = pool
             if f"{pool}/{one.get('work_queue_name')}" in self._queues:
                 body["work_queue_name"] = one["work_queue_name"]
-            elif one["work_pool_name"] == pool and one.get("work_queue_name"):
+            elif one["work_pool_name"] not in self._pools and one.get("work_queue_name"):
                 raise Waiting(f'its work queue "{pool}/{one["work_queue_name"]}" is not at the destination')
             if self._theirs[pool] != self._source.objects["work pool"][one["work_pool_name"]]["type"]:
                 variables = {name: value for name, value in variables.items() if name == "env"}
