@@ -63,6 +63,7 @@ FILES = (
         "test_restore_refusals",
         "test_restore",
         "test_restore_deaths",
+        "test_migrate",
         # Its server is where it was, at the end.
         "test_move",
         # After the loss its VPS is of no use to anybody else.
