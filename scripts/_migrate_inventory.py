@@ -79,7 +79,7 @@ def read(api: Api, secrets: bool = False) -> Inventory:
             "variable": _by(api.every("/variables"), lambda one: one["name"]),
             "concurrency limit": _by(limits, lambda one: one["name"]),
             "block": _by(
-                api.every("/block_documents", include_secrets=secrets),
+                _blocks(api, secrets),
                 lambda one: f"{(one.get('block_type') or {}).get('slug') or one.get('block_type_name')}/{one['name']}",
             ),
             "work pool": _by(pools.values(), lambda one: one["name"]),
@@ -96,6 +96,16 @@ def read(api: Api, secrets: bool = False) -> Inventory:
         webhooks=tuple(sorted(one["name"] for one in api.every_if_any("/webhooks"))) if api.side.cloud else (),
         flow_runs=int(api.post("/flow_runs/count", {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}})),
     )
+
+
+def _blocks(api: Api, secrets: bool) -> list[dict[str, Any]]:
+    """All blocks; without their secrets, too, where this account may not read them."""
+    try:
+        return api.every("/block_documents", include_secrets=secrets)
+    except ApiError as error:
+        if error.status != 403 or not secrets:
+            raise
+        return api.every("/block_documents", include_secrets=False)
 
 
 def _by(objects: Iterable[dict[str, Any]], name: Any) -> dict[str, dict[str, Any]]:

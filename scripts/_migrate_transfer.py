@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from _migrate_inventory import Inventory
 from _migrate_plan import Item, Verdict, lost_ids, pool_of, remapped
@@ -220,7 +221,7 @@ class Transfer:
         # The server has made its default queue.
         ours = self._source.objects["work queue"].get(f"{one['name']}/default")
         if ours is not None:
-            self._api.patch(f"/work_pools/{one['name']}/queues/default", some(ours, QUEUE))
+            self._api.patch(f"/work_pools/{quote(one['name'], safe='')}/queues/default", some(ours, QUEUE))
             self.ids[ours["id"]] = made["default_queue_id"]
         self._queues.add(f"{one['name']}/default")
         return made
@@ -229,7 +230,7 @@ class Transfer:
         pool = one["work_pool_name"] if one.get("work_pool_name") else self._pool_name(one["work_pool_id"])
         if f"{pool}/{one['name']}" in self._queues:
             return {"id": self.ids[one["id"]]}
-        made = self._api.post(f"/work_pools/{pool}/queues", some(one, ("name", *QUEUE)))
+        made = self._api.post(f"/work_pools/{quote(pool, safe='')}/queues", some(one, ("name", *QUEUE)))
         self._queues.add(f"{pool}/{one['name']}")
         return made
 
