@@ -67,7 +67,7 @@ print(json.dumps({
         "origins": "https://prefect.example.org",
         "ui api": "/api",
         "migrate": False,
-        "url": "postgresql+asyncpg://prefect@postgres:5432/prefect",
+        "url": "postgresql+asyncpg://prefect_server@postgres:5432/prefect",
         "connections": 20,
         "events days": 7,
         "runs days": 90,
