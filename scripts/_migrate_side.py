@@ -172,8 +172,6 @@ class Api:
         self.side = at
         self._session = requests.Session()
         self._session.auth = _Authorized(at.headers)
-        if at.ca:
-            self._session.verify = at.ca
         # Cloud limits rates, and says how long to wait; a server that restarts answers 503.
         retry = Retry(total=6, connect=2, read=0, status_forcelist=[429, 503], allowed_methods=None, backoff_factor=0.5)
         for scheme in ("http://", "https://"):
@@ -197,7 +195,13 @@ class Api:
 
     def _send(self, method: str, path: str, body: Any) -> requests.Response:
         return self._session.request(
-            method, self.side.url + path, json=body, timeout=TIMEOUT, allow_redirects=method == "GET"
+            method,
+            self.side.url + path,
+            json=body,
+            timeout=TIMEOUT,
+            allow_redirects=method == "GET",
+            # With each request: REQUESTS_CA_BUNDLE would go before the session's.
+            verify=self.side.ca,
         )
 
     def _get_token(self) -> None:

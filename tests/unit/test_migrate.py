@@ -125,6 +125,21 @@ def test_a_side_that_does_not_answer_or_let_us_in_changes_nothing(run, ours, mon
     assert "401 the key or password is wrong, or missing" in said
 
 
+def test_the_ca_of_a_side_goes_before_that_of_this_machine(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/company.pem")
+    monkeypatch.setattr(side.requests.Session, "send", lambda *_, **more: seen.append(more["verify"]) or answered())
+
+    def answered() -> Any:
+        answer = side.requests.Response()
+        answer.status_code = 204
+        return answer
+
+    side.Api(side.Side("destination", "https://h/api", ca="/ca.crt")).get("/x")
+    side.Api(side.Side("destination", "https://h/api")).get("/x")
+    assert seen == ["/ca.crt", "/etc/company.pem"]
+
+
 # --- what comes over -------------------------------------------------------------------------------------------------
 
 
