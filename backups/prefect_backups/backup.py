@@ -30,7 +30,7 @@ from typing import Any
 import psycopg
 from prefect_audit import keep as audit
 
-from . import manifest, previous, space, verify
+from . import block_key, manifest, previous, space, verify
 from .errors import Code, Failure
 from .files import write_whole
 from .last import read_last, remember
@@ -180,6 +180,7 @@ def _make(settings: Settings, kind: str, report: Report, facts: Facts) -> tuple[
             dump_seconds=round(time.monotonic() - started, 2),
             files=files,
             host=socket.gethostname(),
+            encryption_key=block_key.fingerprint(block_key.here(settings)),
         )
         write_whole(Path(manifest.path(settings)), account.to_json())
     with report.step("into the repository", "store") as advance:

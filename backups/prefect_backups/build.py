@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect_audit import keep
 
-from . import backup, units, workers
+from . import backup, block_key, units, workers
 from .bring_back import bring_back, prove
 from .errors import Code, Failure
 from .host import Host
@@ -54,6 +54,12 @@ def database(host: Host, plan: Plan, journal: Journal) -> None:
     if journal.aside:
         hint = "what was there before is put back; choose another backup: prefect-restore --list"
     prove(plan.backup, plan.manifest, postgres, report, hint)
+    if mine := block_key.here(host.settings):
+        with (
+            report.step("blocks encrypted with this host's key", "blocks"),
+            postgres.connect(RESTORING, autocommit=False) as connection,
+        ):
+            block_key.settle(connection, mine, plan.encryption_key)
     if plan.manifest.prefect != plan.prefect:
         with report.step(f"migrations from Prefect {plan.manifest.prefect} to {plan.prefect}", "migrate"):
             host.stack.migrate(RESTORING, journal.image)

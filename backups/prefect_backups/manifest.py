@@ -24,7 +24,8 @@ from psycopg import sql
 from .errors import Code, Failure
 from .settings import Settings
 
-FORMAT = 1
+# 2: the key of the blocks is not in the dump, which a kit of before would not miss until somebody opens one.
+FORMAT = 2
 # Kinds of checksums: of each whole row, or of each row's primary key only.
 ROWS = "rows"
 KEYS = "keys"
@@ -78,6 +79,8 @@ class Manifest:
     # Configuration and certificates that are in the backup beside the database.
     files: list[str] = field(default_factory=list)
     host: str = ""
+    # Which key encrypts its blocks (block_key.py); empty where it is in the dump.
+    encryption_key: str = ""
     format: int = FORMAT
 
     @property

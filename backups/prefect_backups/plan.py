@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from . import choose, images, manifest, repositories, schema, space
+from . import block_key, choose, images, manifest, repositories, schema, space
 from .errors import Code, Failure
 from .host import Host
 from .postgres import LIVE, OURS
@@ -62,6 +62,8 @@ class Plan:
     last_life: datetime | None
     cancel_before: datetime | None
     notes: list[str] = field(default_factory=list)
+    # The key of its blocks; empty where it is in the dump.
+    encryption_key: str = field(default="", repr=False)
 
 
 class Planner:
@@ -87,6 +89,7 @@ class Planner:
         """
         plan = self._choose(request)
         self._check_versions(plan)
+        plan.encryption_key = block_key.of_backup(plan.repository, plan.backup, plan.manifest, self.settings)
         if not request.new_cluster and self._up(plan, touch):
             self.postgres.refuse_foreign("restore", *(name for name in OURS if name not in tolerated))
             self._look_at_live(plan, request)

@@ -97,6 +97,7 @@ class Settings:
     state: str = "/var/lib/prefect/backups"
     socket: str = "/var/lib/prefect/postgres/socket"
     audit: str = "/var/lib/prefect/audit"
+    encryption_key: str = "/etc/prefect/secrets/encryption_key"
     compose_file: str = "/opt/prefect/compose/compose.yml"
     compose_environment: str = "/etc/prefect/stack.env"
 

@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import previous, unfinished, workers
+import psycopg
+
+from . import block_key, previous, unfinished, workers
 from .decide import Live, Renames
 from .errors import Code, Failure
 from .files import remove
 from .host import Host
 from .journal import Journal
-from .postgres import GIVEN_UP, RESTORING
+from .postgres import GIVEN_UP, LIVE, RESTORING
 from .progress import failpoint
 from .served import serve_with
 from .take_back import take_back
@@ -45,6 +47,9 @@ def switch(host: Host, journal: Journal, renames: Renames, drain: float = 0.0) -
         with report.step("server stopped", "stop server"):
             host.stack.stop_server()
             host.stack.forget_leases()
+        for old, new in renames:
+            if new == LIVE:
+                _settle(host, old)
         with report.step("databases swap names in one transaction", "swap"):
             postgres.swap(*renames)
     except BaseException:
@@ -53,6 +58,13 @@ def switch(host: Host, journal: Journal, renames: Renames, drain: float = 0.0) -
             take_back(host, journal)
         raise
     return go_live(host, journal, time.monotonic() - stopped)
+
+
+def _settle(host: Host, database: str) -> None:
+    """The key of one that a kit of before has made is in it. One that is broken stays as it is."""
+    if mine := block_key.here(host.settings):
+        with contextlib.suppress(psycopg.Error), host.postgres.connect(database, autocommit=False) as connection:
+            block_key.settle(connection, mine)
 
 
 def go_live(host: Host, journal: Journal, before: float = 0.0) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import docker.errors
 import psycopg
 from cryptography.fernet import Fernet, InvalidToken
 
-from . import manifest, repositories, space
+from . import block_key, manifest, repositories, space
 from .bring_back import bring_back, prove
 from .choose import pick
 from .errors import Code, Failure
@@ -141,7 +141,7 @@ def _verify(settings: Settings, report: Report, source: Repository, backup: Back
         hint = "keep older backups (prefect-restore --list) and make a new one: prefect-backup create"
         prove(backup, account, postgres, report, hint)
         with report.step("encrypted blocks", "blocks"):
-            blocks = decrypt_blocks(postgres)
+            blocks = decrypt_blocks(postgres, beside=block_key.of_backup(source, backup, account, settings))
     report.say(f"      {blocks} blocks decrypt" if blocks else "      no blocks yet")
     with report.step(f"repository: its lists, and share {share} of {SHARES} of its data read back", "check"):
         source.check(f"{share}/{SHARES}")
@@ -170,20 +170,21 @@ def rehearse(
     return report.seconds["fetch"] + report.seconds["load"]
 
 
-def decrypt_blocks(postgres: Postgres, database: str = RESTORING) -> int:
-    """Decrypt every encrypted block with the key that is in the database, as Prefect does; gives how many."""
+def decrypt_blocks(postgres: Postgres, database: str = RESTORING, beside: str = "") -> int:
+    """Decrypt every encrypted block with the backup's key, as Prefect does; gives how many.
+
+    Args:
+        beside: the key that is in the backup beside the database; empty where it is in there.
+    """
     with postgres.connect(database) as connection:
-        blocks = connection.execute(
-            "SELECT name, data #>> '{}' FROM block_document WHERE jsonb_typeof(data) = 'string'"
-        ).fetchall()
-        key = connection.execute(
-            "SELECT value ->> 'fernet_key' FROM configuration WHERE key = 'ENCRYPTION_KEY'"
-        ).fetchone()
+        blocks = [row[1:] for row in connection.execute(block_key.BLOCKS)]
+        row = connection.execute(block_key.ROW).fetchone()
     if not blocks:
         return 0
-    if key is None:
+    key = row[0] if row else beside
+    if not key:
         raise Failure(Code.MISMATCH, f"{len(blocks)} blocks came back without the key that decrypts them", "")
-    return decrypt(blocks, key[0])
+    return decrypt(blocks, key)
 
 
 def decrypt(blocks: list[tuple[str, str]], key: str) -> int:

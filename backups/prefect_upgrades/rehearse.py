@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from prefect_backups import block_key
 from prefect_backups.bring_back import bring_back, prove
 from prefect_backups.errors import Code, Failure
 from prefect_backups.files import write_whole
@@ -68,6 +69,8 @@ def _rehearse(host: Host, plan: Plan, before: str, after: str) -> Rehearsal:
         plan.repository, plan.backup, plan.manifest, postgres, host.settings, report, "a copy beside the live one"
     )
     prove(plan.backup, plan.manifest, postgres, report, HINT)
+    with postgres.connect(RESTORING, autocommit=False) as connection:
+        block_key.settle(connection, block_key.here(host.settings), plan.encryption_key)
     revision = postgres.revision(RESTORING) or ""
     _migrate(host, after)
     found = Rehearsal(

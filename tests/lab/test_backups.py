@@ -161,6 +161,12 @@ def test_what_protects_the_backups_is_not_in_it(vps: Vps, made: Made, inventory_
         assert vps.ssh(search, text=inventory_secrets[name], check=False).stdout.strip() == "0", name
     # The search finds what is there.
     assert vps.ssh(search, text=made.marker).stdout.strip() != "0"
+    # The key that encrypts the secrets in blocks is in it, and not in the dump.
+    key = vps.ssh("cat /etc/prefect/secrets/encryption_key").stdout.strip()
+    assert vps.ssh(search, text=key).stdout.strip() != "0"
+    dump = search.replace(" / <", f" {restores.STAGING}/backup/dump <")
+    assert vps.ssh(dump, text=made.marker).stdout.strip() != "0"
+    assert vps.ssh(dump, text=key, check=False).stdout.strip() == "0"
 
 
 def test_nobody_else_reads_it(vps: Vps, made: Made) -> None:

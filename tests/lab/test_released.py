@@ -31,6 +31,9 @@ SAID = {
     "Have the server's role own the database",
     "Remove the superuser's password from the host",
     "Let nobody in as the database's superuser but over its socket",
+    # "The key that encrypts the secrets in blocks is no longer in the database"
+    "Have the key that encrypts the secrets in blocks",
+    "Remove the key from the database",
     # The tools: prefect-upgrade, exit codes, settings.
     "Make a directory for what is not whole yet",
     "Unpack the files on the host",

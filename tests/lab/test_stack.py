@@ -107,7 +107,11 @@ def test_the_server_reaches_nothing_outside(host):
     assert host.run(f'docker exec prefect-server python -c "{code}"').rc != 0
 
 
-def test_no_secret_is_in_an_environment_or_readable(host, inventory_secrets):
+def test_no_secret_is_in_an_environment_or_readable(vps, host, inventory_secrets):
+    # Of the host's own making.
+    inventory_secrets = inventory_secrets | {
+        "encryption_key": host.file("/etc/prefect/secrets/encryption_key").content_string.strip()
+    }
     for name in CONTAINERS:
         spoken = host.check_output(f"docker inspect {name}")
         for path, secret in inventory_secrets.items():
@@ -121,6 +125,8 @@ def test_no_secret_is_in_an_environment_or_readable(host, inventory_secrets):
     processes = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
     for path, secret in inventory_secrets.items():
         assert secret not in processes, f"{path} on a command line"
+    assert "ENCRYPTION_KEY" not in host.check_output("cat /proc/[0-9]*/environ | tr '\\0' ' '")
+    assert psql(vps, "SELECT count(*) FROM configuration WHERE key = 'ENCRYPTION_KEY'") == "0"
 
 
 # What the server's database password must not do, tried with it: each is to be refused for lack of privilege.

@@ -21,7 +21,8 @@ from tests.lab.vps.playbook import PlaybookRun, run_playbook
 from tests.lab.vps.shell import write_whole
 from tests.lab.vps.vps import Vps
 
-SECRET = "only-the-key-in-the-database-reads-this"
+# Encrypted with the key of the host that is lost; the new one has another.
+SECRET = "only-the-key-beside-the-database-reads-this"
 
 
 @dataclass

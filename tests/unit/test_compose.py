@@ -227,7 +227,17 @@ def test_images_are_had_before_anything_that_names_them_is_written() -> None:
         if (name := next((task[word] for word in words if word in task), "block" * ("block" in task)))
     ]
     # The server's role before a file says that it connects as that, and the superuser's password until it has.
-    assert names == ["places.yml", "secrets.yml", "images.yml", "server_role.yml", "block", "superuser.yml", "ca.yml"]
+    assert names == [
+        "places.yml",
+        "secrets.yml",
+        "images.yml",
+        "server_role.yml",
+        "encryption_key.yml",
+        "block",
+        "superuser.yml",
+        "encryption_key_row.yml",
+        "ca.yml",
+    ]
     (block,) = [task for task in tasks if "block" in task]
     imported = [task["ansible.builtin.import_tasks"] for task in block["block"]]
     assert imported == ["proxy.yml", "project.yml", "migrate.yml", "service.yml"]

@@ -386,12 +386,15 @@ def test_the_server_is_prefects_own_with_a_lazier_garbage_collector(tmp_path: Pa
     (tmp_path / "prefect").mkdir()
     (tmp_path / "prefect" / "__init__.py").touch()
     (tmp_path / "prefect" / "__main__.py").write_text(
-        "import gc, importlib.util, sys; print(sys.argv[1:], gc.get_threshold()[0], importlib.util.find_spec('health'))"
+        "import gc, importlib.util, os, sys; print(sys.argv[1:], gc.get_threshold()[0], importlib.util.find_spec('health'),"
+        " os.environ['PREFECT_SERVER_ENCRYPTION_KEY'])"
     )
-    command, environment = list(start.SERVER), {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "key").write_text("abc=\n")
+    files = {"PYTHONPATH": str(tmp_path), "ENCRYPTION_KEY_FILE": str(tmp_path / "key")}
+    command, environment = list(start.SERVER), {**os.environ, **files}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     # The container's stdout is for the lines of the audit alone.
-    assert (done.stdout, done.stderr) == ("", "['server', 'start'] 50000 None\n")
+    assert (done.stdout, done.stderr) == ("", "['server', 'start'] 50000 None abc=\n")
 
 
 def test_a_stop_is_passed_on(started: Any) -> None:
