@@ -26,6 +26,28 @@ SECONDS_TO_PROVISION = 1800
 RELEASED = "036d14b01d41a4d440162018986c143e3ceebd38"
 
 
+#: An image has no access control lists either: those of cached results are kept in a file, and given back to a copy.
+ACLS = """
+import json, os
+KEPT = "/var/lib/prefect-lab/acls"
+NAMES = ("system.posix_acl_access", "system.posix_acl_default")
+def read():
+    found = []
+    for folder, folders, files in os.walk("/var/lib/prefect-results"):
+        for path in [folder] + [os.path.join(folder, name) for name in files]:
+            for name in NAMES:
+                try:
+                    found.append([path, name, os.getxattr(path, name, follow_symlinks=False).hex()])
+                except OSError:
+                    pass
+    return found
+def write(found):
+    for path, name, value in found:
+        if os.path.exists(path):
+            os.setxattr(path, name, bytes.fromhex(value), follow_symlinks=False)
+"""
+
+
 def deployed_content(images: LabImages) -> str:
     """16 hexadecimal digits that change with all that a provisioned VPS of the lab is made of."""
     settings = inventory.as_yaml(inventory.group_variables(DOMAIN, images))
@@ -107,6 +129,7 @@ def _make(wanted: Snapshot, images: LabImages) -> None:
             raise LabError(f"site.yml failed on a bare VPS:\n{run.stdout[-8000:]}", "read the end of its output above")
         # An image has none of the files that Docker mounts; machine.INIT adds this to a copy's.
         vps.ssh("mkdir --parents /var/lib/prefect-lab && grep '# prefect$' /etc/hosts > /var/lib/prefect-lab/hosts")
+        vps.ssh("python3 -", text=ACLS + "json.dump(read(), open(KEPT, 'w'))")
         with step(f"shutting {vps.name} down"):
             docker("stop", vps.container)
         wanted.keep(vps.container, volumes(vps.name), asdict(run), images.outsider)
@@ -120,6 +143,7 @@ def from_snapshot(vps: Vps, directory: Path, images: LabImages) -> Snapshot:
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(source.inventory, directory)
     vps.up(domain=DOMAIN, source=source)
+    vps.ssh("python3 -", text=ACLS + "write(json.load(open(KEPT)))")
     inventory.write(directory, vps, images)
     _move_recovery_kit(directory, source.inventory)
     return source
