@@ -266,8 +266,7 @@ def _load(
     directory = postgres.make_staging("adopt")
     with report.step("dump copied", "copy"):
         _copy(dump, directory / "dump")
-        postgres.run(["pg_restore", "--list", f"--file={INSIDE}/adopt/list", f"{INSIDE}/adopt/dump"], Code.INCOMPATIBLE)
-        found = content((directory / "list").read_text(errors="replace"))
+        found = content(_listed(postgres, directory))
         check_content(dump, found, Stack(settings).postgres_major())
         (directory / "wanted").write_text("\n".join(found.lines) + "\n")
         shutil.chown(directory / "wanted", OWNER, OWNER)
@@ -299,6 +298,16 @@ def _load(
         dump_seconds=0.0,
         host=socket.gethostname(),
     )
+
+
+def _listed(postgres: Postgres, directory: Path) -> str:
+    """What `pg_restore --list` says. Raises Failure (INCOMPATIBLE) for a dump that this host's cannot read."""
+    try:
+        postgres.run(["pg_restore", "--list", f"--file={INSIDE}/adopt/list", f"{INSIDE}/adopt/dump"], Code.INCOMPATIBLE)
+    except Failure as failure:
+        hint = f"dump again, with the pg_dump of Postgres {postgres.version()} or an older one: {HOW}"
+        raise Failure(failure.code, f"the dump cannot be read: {failure.fact}", hint) from failure
+    return (directory / "list").read_text(errors="replace")
 
 
 def _restore(settings: Settings, report: Report, postgres: Postgres) -> None:

@@ -380,6 +380,13 @@ def test_a_state_of_another_migration_is_refused(over, tmp_path):
     assert "is of a migration from a to b" in said
 
 
+def test_a_state_that_cannot_be_written_changes_nothing(over, cloud, ours):
+    before = active(cloud), active(ours)
+    code, _, said = over("switch", *LEAVE, "--state", "/nowhere/state.json")
+    assert (code, (active(cloud), active(ours))) == (1, before)
+    assert "--state FILE, where it can be written" in said
+
+
 def test_schedules_are_the_same_by_slug_or_by_what_they_say():
     def schedule(number: int, **more: Any) -> dict[str, Any]:
         return {"id": str(number), "schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "parameters": {}, **more}
