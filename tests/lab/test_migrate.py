@@ -178,7 +178,9 @@ def test_a_dump_becomes_a_backup_and_that_the_database(vps: Vps, endpoint: Endpo
     vps.ssh("umask 077; cat > /root/key", text=FERNET)
     adopted = run(vps, "prefect-backup", "adopt", dump, "--key-file", "/root/key")
     assert adopted.exit == 0, adopted.said
-    assert (adopted.facts["flow_runs"], adopted.facts["revision"]) == (1, EARLIER)
+    # Its scheduler may have made runs of the coming days.
+    assert adopted.facts["flow_runs"] >= 1
+    assert adopted.facts["revision"] == EARLIER
     assert "objects that are not of Prefect's schema are left out" in adopted.said
     assert FERNET not in adopted.said
     # --latest never means it.
