@@ -92,9 +92,7 @@ def _start_stock(vps: Vps, endpoint: Endpoint) -> None:
     login = base64.b64encode(f"admin:{endpoint.passwords['admin']}".encode()).decode()
     headers = json.dumps({"Authorization": f"Basic {login}"})
     vps.ssh(f"umask 077 && cat > {ACCOUNT}", text=f"PREFECT_CLIENT_CUSTOM_HEADERS='{headers}'\n")
-    words = (
-        "--uid=prefect --collect -p StateDirectory=bench-stock -p EnvironmentFile=/etc/prefect/workers/general-1.env"
-    )
+    words = "--uid=prefect_general-1 --collect -p StateDirectory=bench-stock -p EnvironmentFile=/etc/prefect/workers/general-1.env"
     words += f" -p EnvironmentFile={ACCOUNT} -E HOME=/var/lib/bench-stock"
     words += " -E PREFECT_HOME=/var/lib/bench-stock -E PREFECT_WORKER_WEBSERVER_PORT=8099"
     vps.ssh(f"systemctl stop {STOCK}", check=False)

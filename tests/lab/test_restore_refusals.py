@@ -212,10 +212,10 @@ def test_versions_that_do_not_fit(vps: Vps, doctored: Any, backup: str) -> None:
         "whose cluster is empty: systemctl stop prefect-stack; docker rm --force prefect-postgres; docker volume rm "
         "prefect_postgres; rm /var/lib/prefect/migrated; then the same site.yml with -e prefect_postgres_image=postgres:99…)"
     )
-    kit = doctored("20010101T000004Z", lambda facts: facts.update(format=2, kit="9.9"))
+    kit = doctored("20010101T000004Z", lambda facts: facts.update(format=99, kit="9.9"))
     refused = restore(vps, "--id", kit)
     assert (refused.exit, refused.facts["code"]) == (20, "INCOMPATIBLE")
-    assert refused.facts["error"] == "the backup's manifest is of format 2, and this kit knows up to 1"
+    assert refused.facts["error"] == "the backup's manifest is of format 99, and this kit knows up to 2"
     assert refused.facts["hint"] == "use the kit of version 9.9 or newer"
 
 
