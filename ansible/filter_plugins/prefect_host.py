@@ -102,9 +102,9 @@ def port_problems(listeners: str, ours: bool) -> list[str]:
     return [problems[port] for port in sorted(problems)]
 
 
-def other_problems(others: str) -> list[str]:
-    """Packages and services that get in the kit's way: of `others` each line is the state and the name of one."""
-    states = {name: state for state, name in (line.split(" ", 1) for line in others.splitlines())}
+def other_problems(others: list[str]) -> list[str]:
+    """Packages and services that get in the kit's way: each of `others` is the state and the name of one."""
+    states = {name: state for state, name in (line.split(" ", 1) for line in others)}
     problems = []
     packages = [name for name in OTHER_DOCKER if states.get(name) == "installed"]
     if packages:

@@ -156,7 +156,7 @@ SEEN = {
     "free_gb": 20,
     "least_free_gb": 8,
     "installed": False,
-    "others": "disabled nftables.service",
+    "others": ["disabled nftables.service"],
     "keys": "ssh-ed25519 AAAA",
     "admin_keys": [],
     "login": "root@one",
