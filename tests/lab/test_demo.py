@@ -32,6 +32,8 @@ def start(tmp_path, *words):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A suite that was started in the background ignores Ctrl-C, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
