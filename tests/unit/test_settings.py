@@ -974,7 +974,7 @@ SEEN = {
     "installed": False,
     "password": "/home/ada/secrets/postgres_password",
     "password_exists": True,
-    "others": "config-files docker-ce\ndisabled nftables.service\nnot-found firewalld.service",
+    "others": ["config-files docker-ce", "disabled nftables.service", "not-found firewalld.service"],
     "containers": "wiki-1\twiki\t/srv/wiki\nprefect-server\tprefect\t/opt/prefect/compose\nrunner\t\t",
     "listeners": "",
     "ours": False,
@@ -1012,14 +1012,14 @@ def test_a_host_that_can_carry_it():
             ],
         ),
         (
-            {"others": "installed containerd.io\ninstalled docker-ce\n"},
+            {"others": ["installed containerd.io", "installed docker-ce"]},
             [
                 'it has Docker from elsewhere ("docker-ce", "containerd.io"), which Debian\'s docker.io would replace; '
                 "remove it first (apt-get purge docker-ce containerd.io); its data in /var/lib/docker stays"
             ],
         ),
         (
-            {"others": "enabled nftables.service\nenabled-runtime firewalld.service"},
+            {"others": ["enabled nftables.service", "enabled-runtime firewalld.service"]},
             [
                 "its nftables.service is enabled, whose rules are loaded beside the kit's, and whose start flushes "
                 "Docker's; move them to host_firewall_tcp_ports, and run there: systemctl disable --now nftables",
@@ -1028,7 +1028,7 @@ def test_a_host_that_can_carry_it():
             ],
         ),
         # What systemctl says of a host without the unit may also go to stderr.
-        ({"others": " nftables.service"}, []),
+        ({"others": [" nftables.service"]}, []),
         (
             {
                 "containers": "prefect-api-1\tprefect\t/srv/prefect\nprefect-db-1\tprefect\t/srv/prefect\nprefect-caddy\t\t"
