@@ -12,6 +12,8 @@ import json
 import re
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -227,3 +229,12 @@ def workspace(api: CloudApi) -> None:
     automation("broken", str(uuid.uuid4()))
     api.add("webhooks", name="from-github")
     api.objects["flow_runs"] = [new() for _ in range(9)]
+
+
+@contextmanager
+def served_workspace() -> Iterator[CloudApi]:
+    """A workspace of Cloud that answers on the loopback."""
+    with CloudApi() as api:
+        workspace(api)
+        yield api
+        api.shutdown()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.lab import restores
-from tests.lab.cloud_api import KEY, CloudApi, workspace
+from tests.lab.cloud_api import KEY, CloudApi, served_workspace
 from tests.lab.restores import databases, mark, marker, restored, run
 from tests.lab.vps.endpoint import Endpoint
 from tests.lab.vps.vps import Vps
@@ -81,10 +81,8 @@ def compose(vps: Vps, command: str, text: str | None = None) -> str:
 
 @pytest.fixture
 def cloud() -> Iterator[CloudApi]:
-    with CloudApi() as api:
-        workspace(api)
+    with served_workspace() as api:
         yield api
-        api.shutdown()
 
 
 def test_a_workspace_comes_over_and_its_schedules_switch(cloud: CloudApi, endpoint: Endpoint, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.cloud_api import KEY, CloudApi, workspace
+from tests.lab.cloud_api import KEY, CloudApi, served_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct-horse"
@@ -39,10 +39,8 @@ switching = sys.modules["_migrate_switch"]
 
 @pytest.fixture
 def cloud() -> Iterator[CloudApi]:
-    with CloudApi() as api:
-        workspace(api)
+    with served_workspace() as api:
         yield api
-        api.shutdown()
 
 
 @pytest.fixture

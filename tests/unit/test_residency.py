@@ -224,7 +224,7 @@ KNOWN = Configured(
     ],
     frozenset({"192.0.2.53"}),
     ("internal",),
-    {"203.0.113.80": "packages"},
+    {"192.0.2.80": "packages"},
 )
 
 
@@ -254,12 +254,12 @@ def test_a_name_has_a_reason_or_none(name: str, reason: str) -> None:
         (("udp", "8.8.8.8", 53), (), (), ""),
         (("tcp", "192.0.2.53", 443), (), (), ""),
         (("tcp", "203.0.113.7", 80), (), ("deb.example.org",), "packages"),
-        (("tcp", "203.0.113.80", 80), (), (), "packages"),
+        (("tcp", "192.0.2.80", 80), (), (), "packages"),
         (("tcp", "2001:db8::80", 80), (), (), "packages"),
         (("tcp", "198.51.100.7", 5432), (), (), "flows"),
         # The address of a CDN, for another of its names.
-        (("tcp", "203.0.113.80", 443), ("evil.example",), ("deb.example.org",), ""),
-        (("tcp", "203.0.113.80", 443), ("evil.example", "deb.example.org"), (), ""),
+        (("tcp", "192.0.2.80", 443), ("evil.example",), ("deb.example.org",), ""),
+        (("tcp", "192.0.2.80", 443), ("evil.example", "deb.example.org"), (), ""),
         (("tcp", "203.0.113.7", 443), ("deb.example.org",), (), "packages"),
         (("tcp", "203.0.113.7", 443), (), ("evil.example",), ""),
         (("tcp", "169.254.169.254", 80), (), (), reasons.METADATA),
