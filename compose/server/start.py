@@ -31,6 +31,11 @@ RESET = (
     " FROM (SELECT id, (trigger->>'within')::float8 AS within FROM automation WHERE name = 'Crash detection') AS automation"
     " WHERE bucket.automation_id = automation.id AND within > 0"
 )
+#: Where the password of the database is (PGPASSFILE): as compose mounts it. While it is being changed it has a line for the new
+#: one and one for the one before, and the driver would only ever try the first.
+PASSWORDS = Path("/run/secrets/server_pgpass")
+#: The one line of it that the server is started with then.
+PASSWORD = Path("/tmp/pgpass")  # noqa: S108
 #: Until the server is ready: its background services look at the windows before it hears a heartbeat, and on a slow machine
 #: it starts for longer than a window. Then they are reset once more, without this.
 LONGER = 3600.0
@@ -38,13 +43,34 @@ LONGER = 3600.0
 SLACK = 60
 
 
+def next_password(tried: int) -> bool:
+    """Have this process, and the server that it starts, use another password of several; gives whether there is one left.
+
+    Args:
+        tried: how many of them the database has refused.
+    """
+    lines = PASSWORDS.read_text().splitlines() if PASSWORDS.exists() else []
+    if len(lines) < 2 or tried >= len(lines):
+        return False
+    # The driver takes none that others may read.
+    PASSWORD.touch(mode=0o600)
+    PASSWORD.write_text(lines[tried] + "\n")
+    os.environ["PGPASSFILE"] = str(PASSWORD)
+    return True
+
+
 async def reset_windows(looks: Looks, report: Report) -> None:
     """Reset the windows of Crash detection as soon as there is a database; waits for that as long as it takes."""
     judge = Judge(time.monotonic())
+    refused = 0
     while True:
         try:
             database = await looks.connect(timeout=10)
             break
+        except asyncpg.InvalidPasswordError:
+            refused += 1
+            if not next_password(refused):
+                raise
         except (OSError, asyncpg.CannotConnectNowError) as error:
             finding = Finding(Kind.NO_DATABASE, f"no database: {str(error) or 'no answer'}")
             report.write(judge.hear(finding, time.monotonic(), 0), SLACK)

@@ -232,6 +232,7 @@ def test_images_are_had_before_anything_that_names_them_is_written() -> None:
         "secrets.yml",
         "images.yml",
         "server_role.yml",
+        "database_password.yml",
         "encryption_key.yml",
         "block",
         "superuser.yml",

@@ -1,0 +1,181 @@
+"""New secrets in the place of old ones: what is decided, and in which order. That nothing is lost meanwhile is tested in the lab."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import asyncpg
+import pytest
+import start
+import yaml
+from health import Looks, Report
+from jinja2.nativetypes import NativeEnvironment
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE = ROOT / "ansible"
+
+
+def plugin(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ANSIBLE / f"filter_plugins/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+passwords = plugin("prefect_passwords")
+
+
+# --- the database's password ---------------------------------------------------------------------------------------
+
+
+def test_postgres_is_given_what_it_would_compute() -> None:
+    """The example of RFC 7677: who has this can answer as the server did, and check the client's proof."""
+    verifier = passwords.prefect_scram("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="))
+    kind, salt, keys = verifier.split("$")
+    assert (kind, salt) == ("SCRAM-SHA-256", "4096:W22ZaJ0SNY7soEsUEjb6gQ==")
+    stored, server = map(base64.b64decode, keys.split(":"))
+    nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    said = f"n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={nonce}".encode()
+    signature = base64.b64encode(hmac.digest(server, said, "sha256")).decode()
+    assert signature == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+    client = bytes(a ^ b for a, b in zip(proof, hmac.digest(stored, said, "sha256"), strict=True))
+    assert hashlib.sha256(client).digest() == stored
+
+
+def test_each_time_with_another_salt() -> None:
+    assert passwords.prefect_scram("pencil") != passwords.prefect_scram("pencil")
+
+
+def test_the_servers_password_file() -> None:
+    text = passwords.prefect_pgpass(["new", "before"])
+    assert text == "postgres:5432:*:prefect_server:new\npostgres:5432:*:prefect_server:before\n"
+    assert passwords.prefect_passwords(text) == ["new", "before"]
+    # As of a superuser, until release 0.5.
+    assert passwords.prefect_passwords("postgres:5432:prefect:prefect:x\n") == []
+
+
+def computed(role: str, name: str, **given: Any) -> Any:
+    """What a variable of a role is with these others. Those that are strings with Jinja in them are computed, too."""
+    environment = NativeEnvironment()
+    environment.filters |= {
+        "b64decode": lambda text: base64.b64decode(text).decode(),
+        "bool": bool,
+        "prefect_passwords": passwords.prefect_passwords,
+    }
+    variables = yaml.safe_load((ANSIBLE / f"roles/{role}/vars/main.yml").read_text())
+    # Those that this one names first: as in Ansible, where a variable is computed when it is asked for.
+    known: dict[str, Any] = {}
+    for other, text in variables.items():
+        if other in given:
+            continue
+        if other == name or other in variables[name]:
+            known[other] = environment.from_string(text).render(**{**known, **given})
+    return known[name]
+
+
+OLD, NEW, OTHER = "old", "new", "another"
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "refused", "changes"),
+    [
+        # A new host, and one on which all is well.
+        ([], False, False, False),
+        ([NEW], False, False, False),
+        ([NEW], True, False, False),
+        # Lost secrets are no rotation.
+        ([OLD], False, True, False),
+        ([OLD], True, True, True),
+        # Begun by an earlier run.
+        ([OLD, NEW], False, False, True),
+        ([NEW, OLD], False, False, True),
+        ([OLD, OTHER], False, True, False),
+        ([OLD, OTHER], True, True, True),
+    ],
+)
+def test_a_change_of_the_databases_password_is_asked_for_or_gone_on_with(
+    there: list[str], asked: bool, refused: bool, changes: bool
+) -> None:
+    file = {"content": base64.b64encode(passwords.prefect_pgpass(there).encode()).decode()} if there else {}
+    given = {"__stack_pgpass": file, "__stack_postgres_password": NEW, "stack_change_database_password": asked}
+    assert computed("stack", "__stack_password_is_another", **given) is refused
+    given["__stack_password_is_another"] = refused
+    assert computed("stack", "__stack_password_changes", **given) is changes
+
+
+def tasks(role: str, file: str) -> list[dict[str, Any]]:
+    return yaml.safe_load((ANSIBLE / f"roles/{role}/tasks/{file}.yml").read_text())
+
+
+def test_the_server_has_both_passwords_while_postgres_is_told() -> None:
+    named = [task["name"] for task in tasks("stack", "database_password")]
+    order = [
+        "Let the server try both passwords",
+        "Give the server's role its new password",
+        "Write it, for Postgres and first for the server",
+        "Restart the server with it",
+        "Take the former password away",
+    ]
+    assert [name for name in named if name in order] == order
+
+
+def test_no_password_of_the_database_is_shown_or_logged() -> None:
+    for task in tasks("stack", "database_password"):
+        if any(word in str(task) for word in ("prefect_pgpass", "prefect_scram", "__stack_postgres_password")):
+            assert task["no_log"] is True, task["name"]
+            assert "__stack_postgres_password" not in str(task.get("ansible.builtin.command", {}).get("argv"))
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`refusing(lines, right)`: a database that takes one of the lines alone; gives the lines that were tried."""
+    monkeypatch.setattr(start, "PASSWORDS", tmp_path / "server_pgpass")
+    monkeypatch.setattr(start, "PASSWORD", tmp_path / "pgpass")
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "server_pgpass"))
+    tried: list[str] = []
+
+    class Database:
+        async def execute(self, *_: Any) -> str:
+            return "UPDATE 1"
+
+        async def close(self) -> None:
+            pass
+
+    async def run(lines: list[str], right: str) -> list[str]:
+        (tmp_path / "server_pgpass").write_text("".join(f"{line}\n" for line in lines))
+
+        async def connect(*_: Any, **__: Any) -> Database:
+            tried.append(Path(os.environ["PGPASSFILE"]).read_text().splitlines()[0])
+            if tried[-1] != right:
+                raise asyncpg.InvalidPasswordError("no")
+            return Database()
+
+        monkeypatch.setattr(Looks, "connect", connect)
+        await start.reset_windows(Looks(os.environ), Report(tmp_path / "health"))
+        return tried
+
+    return run
+
+
+@pytest.mark.parametrize(("right", "tries"), [("a", ["a"]), ("b", ["a", "b"]), ("c", ["a", "b", "c"])])
+def test_a_server_that_is_started_meanwhile_takes_the_password_that_works(
+    refusing: Any, right: str, tries: list[str]
+) -> None:
+    assert asyncio.run(refusing(["a", "b", "c"], right)) == tries
+    # The driver takes none that others may read.
+    assert not start.PASSWORD.exists() or start.PASSWORD.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("lines", [["a"], ["a", "b"]])
+def test_where_none_works_it_says_so(refusing: Any, lines: list[str]) -> None:
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        asyncio.run(refusing(lines, "another"))
