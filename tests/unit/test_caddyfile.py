@@ -198,10 +198,15 @@ def test_an_acme_server_of_ones_own(caddy: Caddy) -> None:
 
 def test_nothing_comes_before_the_password_but_headers_and_logs(caddy: Caddy) -> None:
     routes = site(caddy.adapted())
-    for part in (monitoring(routes), beyond(routes)):
+    # Of whom a password of before would do is said by before.caddy alone, which is not there.
+    everybody = [{"not": [{"vars": {"password": ["former"]}}]}]
+    assert not [one for _, one in handlers(routes) if one["handler"] == "vars" and "password" in one]
+    for part, of_whom in ((monitoring(routes), None), (beyond(routes), everybody)):
         met = [(route.get("match"), handler["handler"]) for route, handler in handlers(part)]
-        before = met[: met.index((None, "authentication"))]
+        asking = next(one for one in met if one[1] == "authentication")
+        before = met[: met.index(asking)]
         assert {handler for _, handler in before} <= {"subroute", "headers", "log_append", "error"}
+        assert asking[0] == of_whom
     assert met[-1] == (None, "reverse_proxy")
 
 

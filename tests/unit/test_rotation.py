@@ -8,6 +8,9 @@ import hashlib
 import hmac
 import importlib.util
 import os
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +20,10 @@ import pytest
 import start
 import yaml
 from health import Looks, Report
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
+
+from .test_caddyfile import CADDY, Caddy, Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = ROOT / "ansible"
@@ -31,6 +37,7 @@ def plugin(name: str) -> ModuleType:
 
 
 passwords = plugin("prefect_passwords")
+proxy_names = plugin("prefect_proxy")
 
 
 # --- the database's password ---------------------------------------------------------------------------------------
@@ -179,3 +186,131 @@ def test_a_server_that_is_started_meanwhile_takes_the_password_that_works(
 def test_where_none_works_it_says_so(refusing: Any, lines: list[str]) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         asyncio.run(refusing(lines, "another"))
+
+
+# --- passwords of workers, at the reverse proxy --------------------------------------------------------------------
+
+P0, P1, P2 = (f"$2b$10${letter * 53}" for letter in "abc")
+
+
+def users(**hashes: str) -> str:
+    lines = "".join(f"{name.replace('_', '-')} {hashed}\n" for name, hashed in hashes.items())
+    return f"# By the playbook: name and bcrypt hash of each account.\n{lines}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "before", "former"),
+    [
+        (users(worker_a=P0), "", "", {}),
+        (users(worker_a=P0), users(worker_a=P0), "", {}),
+        (users(worker_a=P1, worker_b=P0), users(worker_a=P0, worker_b=P0), "", {"worker-a": P0}),
+        (users(backups=P1), users(backups=P0), "", {"backups": P0}),
+        # A person's former password ends at once, and that of the playbook, which has none at work.
+        (users(ada=P1, playbook=P1), users(ada=P0, playbook=P0), "", {}),
+        # Killed after the reverse proxy had changed: the flow runs still have the one before.
+        (users(worker_a=P1), users(worker_a=P1), users(worker_a=P0), {"worker-a": P0}),
+        (users(worker_a=P2), users(worker_a=P1), users(worker_a=P0), {"worker-a": P0}),
+        # Back to it, or without the worker.
+        (users(worker_a=P0), users(worker_a=P1), users(worker_a=P0), {}),
+        (users(), users(worker_a=P1), users(worker_a=P0), {}),
+    ],
+)
+def test_whose_former_password_the_reverse_proxy_takes(
+    wanted: str, there: str, before: str, former: dict[str, str]
+) -> None:
+    assert proxy_names.prefect_former(wanted, there, before) == former
+
+
+@pytest.mark.parametrize(
+    ("phases", "containers", "left"),
+    [
+        (["stack"], [], {"worker-a", "worker-d", "worker-far", "backups"}),
+        (["workers"], [], {"worker-far", "backups"}),
+        (["docker_pool"], [], {"worker-a", "worker-far", "backups"}),
+        (["stack", "backups", "workers"], [], {"worker-far"}),
+        (["stack", "backups", "workers"], ["d 0123456789ab"], {"worker-far", "worker-d"}),
+    ],
+)
+def test_who_still_needs_it_at_the_end_of_a_run(phases: list[str], containers: list[str], left: set[str]) -> None:
+    """The worker `far` is of a host that is not part of this run."""
+    former = dict.fromkeys(("worker-a", "worker-d", "worker-far", "backups"), P0)
+    assert set(proxy_names.prefect_still_former(former, ["a"], ["d"], phases, containers)) == left
+
+
+def test_a_new_password_is_told_by_how_it_begins() -> None:
+    new = re.compile(proxy_names.prefect_new_logins({"worker-a": "abcdefghijklmnop", "worker-b": "qrstuvwxyz012345"}))
+
+    def header(user: str, password: str) -> str:
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    assert new.match(header("worker-a", "abcdefghijklmnop")) and new.match(header("worker-b", "qrstuvwxyz012345"))
+    assert new.match(header("worker-a", "abcd of another"))
+    for user, password in (
+        ("worker-a", "abcefghijklmnopq"),
+        ("worker-a", "qrstuvwxyz012345"),
+        ("worker-c", "abcdefgh"),
+    ):
+        assert not new.match(header(user, password))
+    # Of one that a person has chosen it tells less, and nothing of a very short one: that has none of before.
+    assert "^(?i:basic) (?:YTp4[Q-T])" not in proxy_names.prefect_new_logins({"a": "xyz"})
+    assert re.match(proxy_names.prefect_new_logins({"a": "xyz"}), header("a", "other"))
+
+
+def before_file(former: dict[str, str], new: dict[str, str]) -> str:
+    """The template as Ansible renders it."""
+    environment = Environment(
+        loader=FileSystemLoader(ANSIBLE / "roles/stack/templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= proxy_names.FilterModule().filters()
+    given = {
+        "__stack_former": former,
+        "prefect_secrets_dir": "/secrets",
+        "lookup": lambda _, path, **__: new[Path(path).name],
+    }
+    return environment.get_template("before.caddy.j2").render(given)
+
+
+FORMER = "the-one-before"
+
+
+def hashed(password: str) -> str:
+    command = [CADDY, *"hash-password --algorithm bcrypt --bcrypt-cost 4 --plaintext".split(), password]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A reverse proxy while the password of `alice` is changed to `password`."""
+    caddy = Caddy(tmp_path_factory.mktemp("changing"))
+    (caddy.directory / "before.caddy").write_text(before_file({"alice": hashed(FORMER)}, {"alice": "password"}))
+    with Proxy(caddy) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "status"),
+    [
+        ("alice", "password", 200),
+        ("alice", FORMER, 200),
+        ("alice", "the-one-before-it", 401),
+        ("alice", "pa" + FORMER, 401),
+        ("alice", "passwore", 401),
+        ("bob", FORMER, 401),
+        ("alicia", FORMER, 401),
+    ],
+)
+def test_the_reverse_proxy_takes_both_passwords_meanwhile(
+    changing: Proxy, user: str, password: str, status: int
+) -> None:
+    changing.seen.clear()
+    login = base64.b64encode(f"{user}:{password}".encode()).decode()
+    assert changing.ask("GET", Authorization=f"Basic {login}", X_Prefect_Account="root") == status
+    assert [one.get("X-Prefect-Account") for one in changing.seen] == (["alice"] if status == 200 else [])
+    assert not any("Authorization" in one for one in changing.seen)
+
+
+def test_and_none_without_one(changing: Proxy) -> None:
+    assert changing.ask("GET", Authorization="") == 401
