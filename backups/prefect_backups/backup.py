@@ -98,6 +98,8 @@ def _collected(failures: list[Failure]) -> Iterator[None]:
 def create_unlocked(settings: Settings, kind: str, report: Report) -> dict[str, Any]:
     """The same for who holds the lock, such as a restore: only the backup itself. Raises Failure."""
     started = time.monotonic()
+    # It would name the wrong one.
+    block_key.refuse_unfinished(settings, "back up")
     postgres, local = Postgres.live(settings), Repository.local(settings)
     with report.step("checks that change nothing", "checks"):
         facts = _check(settings, postgres, local)

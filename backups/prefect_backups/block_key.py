@@ -20,6 +20,7 @@ from .manifest import Manifest
 from .restic import Backup, Repository
 from .settings import Settings
 
+CHANGE = "prefect-backup encryption-key"
 ROW = "SELECT value ->> 'fernet_key' FROM configuration WHERE key = 'ENCRYPTION_KEY'"
 NO_ROW = "DELETE FROM configuration WHERE key = 'ENCRYPTION_KEY'"
 # Prefect stores an encrypted block as a JSON string, and any other as an object.
@@ -38,6 +39,19 @@ def here(settings: Settings) -> str:
         raise Failure(
             Code.SETTINGS, f"{path} cannot be read: {error.strerror}", "run: ansible-playbook site.yml --tags stack"
         ) from error
+
+
+def next_path(settings: Settings) -> Path:
+    """The file of another key, while the blocks are being encrypted with it (new_block_key.py)."""
+    return Path(settings.encryption_key + ".next")
+
+
+def refuse_unfinished(settings: Settings, what: str) -> None:
+    """Raise Failure (NOT_READY) while a change of the key has not ended: which one the blocks have is not known."""
+    if next_path(settings).exists():
+        raise Failure(
+            Code.NOT_READY, f"Refusing to {what}: a change of the key of the blocks has not ended", f"end it: {CHANGE}"
+        )
 
 
 def fingerprint(key: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import adopt, backup, check, new_password, progress, repositories, settings, upkeep, verify
+from . import adopt, backup, check, new_block_key, new_password, progress, repositories, settings, upkeep, verify
 from .errors import Code, Failure
 from .last import read_last
 from .progress import Report, duration, size
@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
     verb("password", "Give all repositories the password on stdin, and take the old one away from them.")
+    verb(
+        "encryption-key", "Encrypt the secrets in blocks with a new key, or finish that; the server stops for seconds."
+    )
     verb("clean", "Remove what a killed backup or verification has left.")
     for one in (create, proof, adopted):
         one.add_argument(
@@ -156,6 +159,8 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         return check.check(loaded, report, options.offsite)
     if options.verb == "password":
         return new_password.change(loaded, sys.stdin.read().rstrip("\n"), report)
+    if options.verb == "encryption-key":
+        return new_block_key.change(loaded, report)
     return {"init": upkeep.init, "prune": upkeep.prune, "clean": backup.clean}[options.verb](loaded, report)
 
 

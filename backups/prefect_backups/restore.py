@@ -20,7 +20,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from . import build, decide, previous, resume, smoke, switch, undo, unfinished
+from . import block_key, build, decide, new_block_key, previous, resume, smoke, switch, undo, unfinished
 from .errors import Failure
 from .host import Host
 from .journal import Journal
@@ -135,9 +135,13 @@ class Restore:
         return {"backup": "undo", "undo": back, **facts, "seconds": report.seconds}
 
     def resume(self) -> dict[str, Any] | None:
-        """Finish, or take back, what a killed restore has left. None: there was nothing."""
+        """Finish, or take back, what a killed restore has left, and a change of the key of the blocks. None: there was nothing."""
         with only_one(self.host.state, RESUMPTION, patience=60):
-            return resume.resume(self.host)
+            done = resume.resume(self.host)
+            if block_key.next_path(self.host.settings).exists():
+                self.host.report.say("A change of the key of the blocks was cut off.")
+                done = {**(done or {}), "resumed": "finished", "key": new_block_key.finish(self.host)}
+            return done
 
 
 def _with_image(host: Host, journal: Journal, image: str) -> None:
