@@ -137,6 +137,12 @@ def prefect_worker_services(
     ]
 
 
+def prefect_newest_authority(text: str) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the last certificate in a PEM file; empty where there is none."""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    return hashlib.sha256(found[-1].encode()).hexdigest()[:12] if found else ""
+
+
 def prefect_content_name(paths: list[str]) -> str:
     """Twelve hexadecimal digits of the SHA-256 of the names and contents of files, in any order."""
     digest = hashlib.sha256()
@@ -155,6 +161,7 @@ class FilterModule:
             "prefect_device_groups": prefect_device_groups,
             "prefect_device_problems": prefect_device_problems,
             "prefect_environment_value": prefect_environment_value,
+            "prefect_newest_authority": prefect_newest_authority,
             "prefect_worker_limit_problems": prefect_worker_limit_problems,
             "prefect_worker_services": prefect_worker_services,
             "prefect_workers_found": prefect_workers_found,

@@ -314,3 +314,138 @@ def test_the_reverse_proxy_takes_both_passwords_meanwhile(
 
 def test_and_none_without_one(changing: Proxy) -> None:
     assert changing.ask("GET", Authorization="") == 401
+
+
+# --- the server's own authority ------------------------------------------------------------------------------------
+
+
+def rendered(text: str, **given: Any) -> str:
+    """A text of the role with its variables in it, which may hold others."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    known = yaml.safe_load((ANSIBLE / "roles/stack/vars/main.yml").read_text()) | given
+    while "{{" in text:
+        text = environment.from_string(text).render(known)
+    return text
+
+
+VARS = yaml.safe_load((ANSIBLE / "roles/stack/vars/main.yml").read_text())
+
+
+def issuers(caddy: Caddy) -> tuple[set[str], str]:
+    """The authorities that Caddy makes, and the one that signs."""
+    apps = caddy.adapted(PREFECT_TLS="internal")["apps"]
+    (issuer,) = next(policy["issuers"] for policy in apps["tls"]["automation"]["policies"] if "issuers" in policy)
+    assert issuer["module"] == "internal"
+    return set(apps["pki"]["certificate_authorities"]), issuer.get("ca", "local")
+
+
+def test_the_reverse_proxy_has_the_next_authority_before_it_signs_by_it(tmp_path: Path) -> None:
+    caddy = Caddy(tmp_path)
+    assert issuers(caddy) == ({"local"}, "local")
+    (tmp_path / "ca.caddy").write_text(VARS["__stack_ca_entries"][0]["content"])
+    assert issuers(caddy) == ({"local", "next"}, "local")
+    (tmp_path / "issuer.caddy").write_text(VARS["__stack_issuer_entries"][0]["content"])
+    assert issuers(caddy) == ({"local", "next"}, "next")
+
+
+def test_it_is_served_by_both_before_the_one_of_before_goes() -> None:
+    named = [task["name"] for task in tasks("stack", "switch_authority")]
+    assert named == [
+        "Have a certificate made by the next authority",
+        "Serve with it",
+        "Put the next authority in the place of the one before, and have a certificate made by it there",
+        "Have the reverse proxy take that",
+        "Service",
+        "See that it serves by the new authority",
+        "Remove what is left of the change",
+        "Have clients trust it alone",
+        "Note that it is done",
+    ]
+    # By the first of them the next run finds what is not done.
+    assert [entry["path"] for entry in VARS["__stack_no_ca_entries"]] == [
+        "{{ __stack_issuer_file }}",
+        "{{ __stack_ca_file }}",
+    ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Caddy's data, with two authorities, and a docker that makes a certificate of what it is given on stdin."""
+    for name in ("local", "next"):
+        (tmp_path / "caddy/caddy/pki/authorities" / name).mkdir(parents=True)
+        (tmp_path / "caddy/caddy/pki/authorities" / name / "root.crt").write_text(name)
+    (tmp_path / "caddy/caddy/certificates/local/p.example.org").mkdir(parents=True)
+    (tmp_path / "caddy/caddy/certificates/local/p.example.org/p.example.org.json").write_text("by the one before")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(
+        "#!/bin/sh\n"
+        'test "$1" = run || exit 0\n'
+        "ca=$(sed -n 's/^\\t\\tca \\([a-z]*\\) {/\\1/p')\n"
+        f'to={tmp_path}/caddy/caddy/certificates/$ca/p.example.org; mkdir -p "$to"\n'
+        'echo "by $ca" > "$to/p.example.org.json"\n'
+    )
+    (tmp_path / "bin/docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def run_shell(place: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """A task of switch_authority.yml, by what it runs."""
+    task = tasks("stack", "switch_authority")[number]
+    given = {
+        "__prefect_state": str(place),
+        "prefect_caddy_image": "caddy:2",
+        "prefect_domain": "p.example.org",
+        **task["vars"],
+    }
+    shell = task["ansible.builtin.shell"]
+    return subprocess.run(
+        ["/bin/sh", "-c", rendered(shell["cmd"], **given)],
+        input=rendered(shell["stdin"], **given),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+FIRST, SECOND = 0, 2
+
+
+def certificate(place: Path, authority: str) -> str:
+    (found,) = (place / "caddy/caddy/certificates" / authority).glob("*/*.json")
+    return found.read_text().strip()
+
+
+def test_a_certificate_is_made_before_it_is_served(place: Path) -> None:
+    assert run_shell(place, FIRST).returncode == 0
+    assert certificate(place, "next") == "by next"
+    assert certificate(place, "local") == "by the one before"
+    # One that is there is taken.
+    (place / "bin/docker").write_text("#!/bin/sh\nexit 1\n")
+    assert run_shell(place, FIRST).returncode == 0
+
+
+@pytest.mark.parametrize("state", ["", "one rename", "both renames", "a half copy"])
+def test_the_next_authority_takes_the_place_of_the_one_before(place: Path, state: str) -> None:
+    """Whoever was cut off, and wherever."""
+    authorities = place / "caddy/caddy/pki/authorities"
+    if state == "a half copy":
+        (authorities / ".local.new").mkdir()
+    if "rename" in state:
+        (authorities / "local").rename(authorities / "local.before")
+        (place / "caddy/caddy/certificates/local/p.example.org/p.example.org.json").unlink()
+    if state == "both renames":
+        (authorities / "local").mkdir()
+        (authorities / "local/root.crt").write_text("next")
+    done = run_shell(place, SECOND)
+    assert done.returncode == 0, done.stderr
+    assert (authorities / "local/root.crt").read_text() == (authorities / "next/root.crt").read_text() == "next"
+    assert certificate(place, "local") == "by local"
+    assert not (authorities / ".local.new").exists()
+
+
+def test_workers_are_restarted_for_the_newest_authority_alone() -> None:
+    newest = plugin("prefect_workers").prefect_newest_authority
+    old, new = (f"-----BEGIN CERTIFICATE-----\n{word}\n-----END CERTIFICATE-----\n" for word in ("old", "new"))
+    assert newest(old + new) == newest(new) != newest(old)
+    assert newest("") == ""
