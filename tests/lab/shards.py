@@ -66,6 +66,8 @@ FILES = (
         "test_migrate",
         # Its server is where it was, at the end.
         "test_move",
+        # Passwords, keys and the authority are others afterwards.
+        "test_rotation",
         # After the loss its VPS is of no use to anybody else.
         "test_total_loss",
     ),
