@@ -312,6 +312,15 @@ def test_the_reverse_proxy_takes_both_passwords_meanwhile(
     assert not any("Authorization" in one for one in changing.seen)
 
 
+@pytest.mark.parametrize("kind", ["oauth2-proxy", "authelia"])
+def test_with_single_sign_on_too(tmp_path: Path, kind: str) -> None:
+    caddy = Caddy(tmp_path)
+    given = {"PREFECT_SSO": kind, "PREFECT_SSO_PROXY": "http://127.0.0.1:1"}
+    alone = str(caddy.adapted(**given)).count("'handler': 'authentication'")
+    (tmp_path / "before.caddy").write_text(before_file({"alice": P0}, {"alice": "password"}))
+    assert str(caddy.adapted(**given)).count("'handler': 'authentication'") == alone + 1
+
+
 def test_and_none_without_one(changing: Proxy) -> None:
     assert changing.ask("GET", Authorization="") == 401
 
