@@ -184,6 +184,20 @@ def test_another_password_of_the_database_is_no_rotation(
     assert "If the database is to have a new password: " in another.joined
 
 
+def test_a_worker_gets_no_password_that_the_reverse_proxy_does_not_know(
+    before: Secrets, inventory_directory: Path, playbook: Callable[..., PlaybookRun]
+) -> None:
+    file = inventory_directory / "secrets/users/worker-general-1"
+    file.unlink()
+    try:
+        refused = playbook("site.yml", "--tags", "workers", check=False)
+        assert not file.exists()
+    finally:
+        file.write_text(before.users["worker-general-1"] + "\n")
+    assert refused.returncode != 0 and refused.recap["changed"] == 0
+    assert "has no password of worker-general-1, and the reverse proxy would not know the new one" in refused.joined
+
+
 def test_all_of_them_at_once_and_nobody_is_refused(
     before: Secrets,
     vps: Vps,
