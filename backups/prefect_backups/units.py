@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import lock
+from . import block_key, lock
 from .errors import Failure
 from .journal import Journal
 from .last import read_last
@@ -33,7 +33,7 @@ class Units:
     down: list[str] = field(default_factory=list)
     passing: list[str] = field(default_factory=list)
     workers: int = 0
-    #: The restore that did not end, in words; empty where there is none.
+    #: The restore, or the change of the key of the blocks, that did not end, in words; empty where there is none.
     unfinished: str = ""
     #: When the newest backup was made, in seconds since 1970.
     newest: float = 0.0
@@ -60,6 +60,9 @@ def look(settings: Settings) -> Units:
             unfinished = journal.name if journal else ""
         except Failure as failure:
             unfinished = f"a restore ({failure.fact})"
+        if not unfinished and block_key.next_path(settings).exists():
+            # --resume finishes that, too.
+            unfinished = "a change of the key of the blocks"
     stack = Stack(settings)
     identity = read_last(settings).get("id", "")
     newest = moment(identity) if identity else 0.0

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
-from prefect_backups import backup, block_key, new_block_key
+from prefect_backups import backup, block_key, new_block_key, units
 from prefect_backups import restore as restores
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report
@@ -214,6 +214,16 @@ def test_a_cluster_of_before_that_is_gone_is_no_obstacle(world: World) -> None:
     (world.state / "postgres-upgraded.json").write_text('{"aside": "/nowhere/at/all"}')
     change(world)
     assert world.left == []
+
+
+def test_people_are_told_of_one_that_has_not_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_said", lambda *_: "")
+    monkeypatch.setattr(
+        units, "Stack", lambda _: SimpleNamespace(down_workers=list, passing_workers=list, enabled_workers=list)
+    )
+    assert units.look(world.settings).unfinished == ""
+    block_key.next_path(world.settings).touch()
+    assert units.look(world.settings).unfinished == "a change of the key of the blocks"
 
 
 def test_systemd_ends_it_at_boot() -> None:
