@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,7 +15,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import adopt, backup, check, new_block_key, new_password, progress, repositories, settings, upkeep, verify
+from . import (
+    adopt,
+    backup,
+    check,
+    new_block_key,
+    new_password,
+    progress,
+    repositories,
+    restore_unit,
+    settings,
+    upkeep,
+    verify,
+)
 from .errors import Code, Failure
 from .last import read_last
 from .progress import Report, duration, size
@@ -40,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
         description="Make, list, verify and prune backups of this Prefect server.",
         epilog="To bring one back: prefect-restore",
     )
+    # Only the unit itself says this.
+    made.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -72,9 +87,10 @@ def parser() -> argparse.ArgumentParser:
     overdue = verb("check", "Is a backup, a copy or a verification overdue, or something down?")
     overdue.add_argument("--offsite", action="store_true", help="also open each off-site repository")
     verb("password", "Give all repositories the password on stdin, and take the old one away from them.")
-    verb(
+    key = verb(
         "encryption-key", "Encrypt the secrets in blocks with a new key, or finish that; the server stops for seconds."
     )
+    key.add_argument("--finish", action="store_true", help="only finish a change that has begun")
     verb("clean", "Remove what a killed backup or verification has left.")
     for one in (create, proof, adopted):
         one.add_argument(
@@ -138,8 +154,22 @@ def _list(options: argparse.Namespace, loaded: Settings, report: Report) -> dict
     }
 
 
-def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
-    """Do what was asked for; gives the result for --json. Raises Failure."""
+def _encryption_key(options: argparse.Namespace, loaded: Settings, report: Report) -> dict[str, Any] | int:
+    """In a unit of its own: neither the end of a connection nor a death of ours leaves the server stopped."""
+    if not options.in_unit:
+        words = [f"--{name}" for name in ("json", "finish") if getattr(options, name)]
+        return restore_unit.in_unit(
+            [options.verb, *words], report, restore_unit.KEY_UNIT, "New key of the secrets in blocks"
+        )
+    result = new_block_key.change(loaded, report, options.finish)
+    # That one of them has failed before is over.
+    units = (restore_unit.KEY_UNITS, restore_unit.RESUMER)
+    subprocess.run(["systemctl", "reset-failed", *units], capture_output=True, check=False)
+    return result
+
+
+def run(options: argparse.Namespace, report: Report) -> dict[str, Any] | int:
+    """Do what was asked for; gives the result for --json, or the exit code of the unit that did it. Raises Failure."""
     if os.geteuid() != 0:
         raise Failure(Code.SETTINGS, "prefect-backup needs root", "sudo prefect-backup …")
     loaded = settings.load()
@@ -160,7 +190,7 @@ def run(options: argparse.Namespace, report: Report) -> dict[str, Any]:
     if options.verb == "password":
         return new_password.change(loaded, sys.stdin.read().rstrip("\n"), report)
     if options.verb == "encryption-key":
-        return new_block_key.change(loaded, report)
+        return _encryption_key(options, loaded, report)
     return {"init": upkeep.init, "prune": upkeep.prune, "clean": backup.clean}[options.verb](loaded, report)
 
 
@@ -188,6 +218,8 @@ def main() -> int:
     except Interrupted as interrupted:
         report.say(f"Stopped by {interrupted}: nothing half-made is left, earlier backups are whole.")
         return 128 + interrupted.number
+    if isinstance(result, int):
+        return result
     if options.json:
         progress.result(result)
     return 0

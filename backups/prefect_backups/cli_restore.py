@@ -27,7 +27,7 @@ from .progress import Report
 from .restic import FULL, Backup
 from .restore import RESUMPTION, Restore
 from .restore_options import parser, request_of, settled
-from .restore_unit import RESUMER, UNITS, in_unit, only_one_but_the_resumer
+from .restore_unit import KEY_UNITS, RESUMER, UNITS, in_unit, only_one_but_the_resumer
 from .restore_words import explain, explain_undo, summary, table_of, unfinished_of
 from .stopping import Interrupted
 from .unfinished import tolerated
@@ -68,7 +68,7 @@ def work(options: argparse.Namespace, report: Report) -> dict[str, Any]:
         result = restore.undo(request) if options.undo else restore.run(request)
         summary(result, report)
     # That one of them has failed before is over.
-    subprocess.run(["systemctl", "reset-failed", UNITS, RESUMER], capture_output=True, check=False)
+    subprocess.run(["systemctl", "reset-failed", UNITS, KEY_UNITS, RESUMER], capture_output=True, check=False)
     return result
 
 

@@ -38,12 +38,18 @@ UPGRADES = ("upgrade.json", "postgres-upgrade.json")
 KEPT_CLUSTER = "postgres-upgraded.json"
 
 
-def change(settings: Settings, report: Report) -> dict[str, Any]:
-    """Encrypt the blocks with a new key, or finish the change that has begun. Raises Failure, before anything is changed if it can."""
+def change(settings: Settings, report: Report, only_finish: bool = False) -> dict[str, Any]:
+    """Encrypt the blocks with a new key, or finish the change that has begun. Raises Failure, before anything is changed if it can.
+
+    Args:
+        only_finish: do nothing where none has begun, or where somebody else has finished it meanwhile.
+    """
     host = Host.here(settings, report)
     with only_one(host.state, "a change of the key of the blocks", PLAYBOOK):
         made = ""
         if not block_key.next_path(settings).exists():
+            if only_finish:
+                return {"changed": False, "seconds": report.seconds}
             _refuse(host)
             made = backup.create_unlocked(settings, "safety", report)["id"]
             failpoint("new key")

@@ -1,4 +1,4 @@
-"""The unit of systemd that a restore runs in, and its neighbour that finishes what died."""
+"""The unit of systemd that a restore, or a change of the key of the blocks, runs in, and its neighbour that finishes what died."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from .restore import HANDOVER, RESUMPTION
 # Each has a name of its own: systemd may keep that of one that died for a while.
 UNIT = f"prefect-restore-run-{os.getpid()}.service"
 UNITS = "prefect-restore-run-*.service"
+# Of a change of the key of the blocks, which is finished by the same unit.
+KEY_UNIT = f"prefect-encryption-key-{os.getpid()}.service"
+KEY_UNITS = "prefect-encryption-key-*.service"
 # Before it counts as ended: what a killed safety backup has left.
 CLEAN = "/usr/local/sbin/prefect-backup clean"
 # What systemd-run says when the unit ended by a signal.

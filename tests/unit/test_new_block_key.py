@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
-from prefect_backups import backup, block_key, new_block_key, units
+from prefect_backups import backup, block_key, cli_backup, new_block_key, restore_unit, units
 from prefect_backups import restore as restores
 from prefect_backups.errors import Code, Failure
 from prefect_backups.progress import Report
@@ -169,6 +170,33 @@ def test_who_dies_leaves_what_the_next_one_ends(
         # One backup, by the key that its blocks had.
         assert sum("backup" in one for one in world.done) == 1
     assert world.left == []
+
+
+def test_what_has_been_finished_meanwhile_is_not_begun_once_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of site.yml that has seen it unfinished, while systemd was at it."""
+    assert new_block_key.change(world.settings, world.report, only_finish=True)["changed"] is False
+    assert world.done == [] and block_key.here(world.settings) == MINE
+    block_key.next_path(world.settings).write_text(f"{LOST}\n")
+    assert new_block_key.change(world.settings, world.report, only_finish=True)["changed"] is True
+    assert block_key.here(world.settings) == LOST and world.left == []
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--json", "--finish"]])
+def test_a_person_s_terminal_may_go(world: World, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """The work is done in a unit, whose death has systemd finish it; only the unit itself changes anything."""
+    begun: list[Any] = []
+    monkeypatch.setattr(cli_backup.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli_backup.settings, "load", lambda: world.settings)
+    monkeypatch.setattr(restore_unit, "in_unit", lambda *given: begun.append(given) or 7)
+    asked = cli_backup.parser().parse_args(["encryption-key", *words])
+    assert cli_backup.run(asked, world.report) == 7 and world.done == []
+    ((given, _, unit, _),) = begun
+    assert given == ["encryption-key", *words] and re.fullmatch(r"prefect-encryption-key-\d+\.service", unit)
+    monkeypatch.setattr(cli_backup.subprocess, "run", lambda command, **_: begun.append(command))
+    done = cli_backup.run(cli_backup.parser().parse_args(["--in-unit", *given]), world.report)
+    assert isinstance(done, dict) and done["changed"] is ("--finish" not in words)
+    # One that was killed before is no failed unit any more.
+    assert begun[-1] == ["systemctl", "reset-failed", "prefect-encryption-key-*.service", "prefect-restore.service"]
 
 
 def test_a_database_that_refuses_leaves_the_server_with_the_key_of_before(world: World) -> None:
