@@ -363,14 +363,19 @@ def test_it_is_served_by_both_before_the_one_of_before_goes() -> None:
         "Have a certificate made by the next authority",
         "Serve with it",
         "Put the next authority in the place of the one before, and have a certificate made by it there",
-        "Have the reverse proxy take that",
+        "Serve with that alone",
+    ]
+    end = tasks("stack", "end_authority")
+    assert [task["name"] for task in end] == [
+        "Have the reverse proxy take it",
         "Service",
         "See that it serves by the new authority",
-        "Remove what is left of the change",
         "Have clients trust it alone",
+        "Remove what is left of the change",
         "Note that it is done",
     ]
-    # By the first of them the next run finds what is not done.
+    # By these, which go last, the next run finds what is not done.
+    assert end[4]["loop"][-1] == "{{ __stack_authorities }}/next"
     assert [entry["path"] for entry in VARS["__stack_no_ca_entries"]] == [
         "{{ __stack_issuer_file }}",
         "{{ __stack_ca_file }}",
