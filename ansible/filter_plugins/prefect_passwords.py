@@ -6,12 +6,15 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 from typing import Any
 
 #: Postgres's own (scram_iterations).
 ITERATIONS = 4096
 #: Of a line of a password file (libpq): any database, since one that is being restored is migrated, too.
 LINE = "postgres:5432:*:prefect_server:"
+#: Printable characters of ASCII, without what needs an escape there.
+FITS = re.compile(r"[!-\[\]-~]+")
 
 
 def prefect_scram(password: str, salt: bytes = b"") -> str:
@@ -39,11 +42,17 @@ def prefect_passwords(text: str) -> list[str]:
     return [line.removeprefix(LINE) for line in text.splitlines() if line.startswith(LINE)]
 
 
+def prefect_password_fits(password: str) -> bool:
+    """Whether a password can be given to Postgres and to its clients as it is."""
+    return FITS.fullmatch(password) is not None
+
+
 class FilterModule:
     """Found by Ansible."""
 
     def filters(self) -> dict[str, Any]:
         return {
+            "prefect_password_fits": prefect_password_fits,
             "prefect_passwords": prefect_passwords,
             "prefect_pgpass": prefect_pgpass,
             "prefect_scram": prefect_scram,

@@ -70,6 +70,25 @@ def test_the_servers_password_file() -> None:
     assert passwords.prefect_passwords("postgres:5432:prefect:prefect:x\n") == []
 
 
+@pytest.mark.parametrize(
+    ("password", "fits"),
+    [
+        ("a1", True),
+        ("it's:so$ {x}", False),
+        ("it's:so${x}", True),
+        ("", False),
+        ("a\\b", False),
+        ("a\nb", False),
+        ("é", False),
+    ],
+)
+def test_a_password_of_the_database_that_no_client_could_be_given(password: str, fits: bool) -> None:
+    assert passwords.prefect_password_fits(password) is fits
+    if fits:
+        assert passwords.prefect_passwords(passwords.prefect_pgpass([password])) == [password]
+        assert passwords.prefect_scram(password).startswith("SCRAM-SHA-256$4096:")
+
+
 def computed(role: str, name: str, **given: Any) -> Any:
     """What a variable of a role is with these others. Those that are strings with Jinja in them are computed, too."""
     environment = NativeEnvironment()
