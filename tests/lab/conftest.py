@@ -24,6 +24,7 @@ import testinfra
 import yaml
 from testinfra.host import Host
 
+from tests.lab import costs
 from tests.lab.shards import ORDER, SPACE, this_shard
 from tests.lab.vps import engine, images, inventory, provision
 from tests.lab.vps.endpoint import Endpoint
@@ -34,6 +35,12 @@ from tests.lab.vps.vps import Vps
 NAME = this_shard().vps
 
 Aloud = Callable[[str], AbstractContextManager[None]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Reckon what each test costs."""
+    if plugin := costs.plugin():
+        config.pluginmanager.register(plugin, "costs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
