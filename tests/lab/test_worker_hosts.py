@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab import backups, watching
-from tests.lab.conftest import Aloud, Endpoint
+from tests.lab import backups, outside, watching
+from tests.lab.conftest import Aloud, Endpoint, host_of
 from tests.lab.people import Person, gateway
 from tests.lab.vps import images, inventory
 from tests.lab.vps.playbook import STACK_EFFECTS, PlaybookRun
@@ -139,7 +139,7 @@ def provisioned(
     aloud: Aloud,
 ) -> Iterator[PlaybookRun]:
     """The run of site.yml that made the other host; at the end the server is as it was before, whatever failed."""
-    write_inventory({other: {"prefect_workers": WORKERS}})
+    write_inventory({other: {"prefect_workers": WORKERS, "workers_egress": "none"}})
     # As if it had watched the server with an older release of the tools.
     other.ssh(f"mkdir -p {' '.join(OLDER)}")
     with aloud("ansible-playbook site.yml with a second host"):
@@ -189,6 +189,12 @@ def test_both_hosts_are_provisioned_by_one_run(vps, other, provisioned):
         other.ssh("ls /opt/prefect/backups/releases /opt/prefect/backups/venvs | grep -cE '^[0-9a-f]{12}$'").stdout
         == "2\n"
     )
+
+
+def test_its_flows_connect_to_the_server_and_nowhere_else(vps, other, provisioned):
+    """By a setting of that host alone. The tests that follow hold that its runs need no more, over cuts and a reboot."""
+    tries = [["tcp", vps.domain, 443], ["tcp", vps.address, 22], ["name", outside.EVIL_NAME, 443]]
+    assert outside.as_worker(host_of(other), "far-1", tries) == ["connected", "EHOSTUNREACH", "gaierror"]
 
 
 def test_it_tells_people_when_the_server_does_not_answer_it(vps, other, provisioned):
@@ -317,7 +323,7 @@ def test_nothing_on_it_listens_in_public_but_ssh(vps, other, provisioned):
     assert {port.split("/")[0] for port in ports if "/open/tcp" in port} == {"22"}
 
 
-def test_the_doctor_looks_at_it_from_the_laptop(other, provisioned, inventory_directory):
+def test_the_doctor_looks_at_it_from_the_laptop(vps, other, provisioned, inventory_directory):
     """It has none of the tools: what looks is sent there."""
     command = [ROOT / "scripts/doctor", "-i", inventory_directory, "--json"]
     other.ssh("systemctl stop prefect-worker@far-2")
@@ -328,6 +334,8 @@ def test_the_doctor_looks_at_it_from_the_laptop(other, provisioned, inventory_di
     assert found["deployed files"]["level"] == "OK" and found["deployed files"]["measured"].startswith("all ")
     assert {"memory", "failed units", "unit files", "disk /"} <= set(found)
     assert found["clock beside the server's"]["level"] == "OK"
+    # What test_its_flows_connect_to_the_server_and_nowhere_else has tried.
+    assert f"prefect_far-1 to {vps.address}:22/tcp" in found["egress of flows"]["measured"]
     assert done.returncode == 2
 
 
@@ -512,7 +520,9 @@ def test_a_worker_that_leaves_is_stopped_and_let_in_no_more(
     other.ssh("prefect-worker-drain far-1 --seconds 0", check=False)
     last = run_there(vps, runs, 30, "far-2", work_queue_name="low")
     other.ssh("prefect-worker-resume far-1")
-    write_inventory({other: {"prefect_workers": WORKERS[:1], "workers_server_address": vps.address}})
+    write_inventory(
+        {other: {"prefect_workers": WORKERS[:1], "workers_egress": "none", "workers_server_address": vps.address}}
+    )
     playbook("site.yml", "--tags", "stack,workers")
     # Its account was of use to the very end.
     assert runs.state(last) == "Completed"
