@@ -183,7 +183,7 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     Args:
         seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
             earlier run has been here; `password`, the file with the database's password on this machine, and
-            `password_exists`; `others`, packages and services with their states; `containers`, those that are there before a
+            `password_exists`; `accounts`, the directory with the accounts' passwords there, and `accounts_exist`; `others`, packages and services with their states; `containers`, those that are there before a
             first install; `listeners`, the output of ss; `ours`,
             whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected (None: not
             looked at); `admin_keys`, the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
@@ -193,6 +193,12 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
         problems.append(
             f'it has an install, but "{seen["password"]}" is missing on this machine, so new passwords would be made; '
             "copy the secrets directory from where it was installed (prefect_secrets_dir)"
+        )
+    elif seen["installed"] and not seen["accounts_exist"]:
+        problems.append(
+            f'it has accounts, but "{seen["accounts"]}" is missing on this machine, so all of them would get new passwords, and nobody '
+            "be let in with the present ones; take it from the recovery kit (inventory/secrets/users), or, if you want that, make it, empty: "
+            f"mkdir {seen['accounts']}"
         )
     problems += other_problems(seen["others"])
     problems += container_problems(seen["containers"])

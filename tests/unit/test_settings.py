@@ -974,6 +974,8 @@ SEEN = {
     "installed": False,
     "password": "/home/ada/secrets/postgres_password",
     "password_exists": True,
+    "accounts": "/home/ada/secrets/users",
+    "accounts_exist": True,
     "others": ["config-files docker-ce", "disabled nftables.service", "not-found firewalld.service"],
     "containers": "wiki-1\twiki\t/srv/wiki\nprefect-server\tprefect\t/opt/prefect/compose\nrunner\t\t",
     "listeners": "",
@@ -1009,6 +1011,15 @@ def test_a_host_that_can_carry_it():
             [
                 'it has an install, but "/home/ada/secrets/postgres_password" is missing on this machine, so new passwords '
                 "would be made; copy the secrets directory from where it was installed (prefect_secrets_dir)"
+            ],
+        ),
+        ({"accounts_exist": False}, []),
+        (
+            {"accounts_exist": False, "installed": True},
+            [
+                'it has accounts, but "/home/ada/secrets/users" is missing on this machine, so all of them would get new passwords, '
+                "and nobody be let in with the present ones; take it from the recovery kit (inventory/secrets/users), or, if you "
+                "want that, make it, empty: mkdir /home/ada/secrets/users"
             ],
         ),
         (
