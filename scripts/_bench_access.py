@@ -7,10 +7,12 @@ import base64
 import json
 import shlex
 import statistics
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import httpx
 from _bench import console, new_table, step
 
 from tests.lab.vps.endpoint import Endpoint
@@ -20,8 +22,22 @@ from tests.lab.vps.vps import Vps
 MOST_ADDED_MS = 2.0
 LEAST_OF_BARE = 0.9
 LOAD = Path(__file__).with_name("_bench_access_load.py")
-#: A second and a third process in the server's container, without background services: Prefect's alone, and with the gate.
+#: A second and a third process in the server's container, without background services: Prefect's alone, and with the gate. The
+#: reverse proxy is led to the latter, so that all three ways end in servers that do the same work: the first process has the
+#: background services, and stores the event of each change of a state.
 PORTS = {"bare": 4210, "gate": 4211}
+#: In the network of the server's container.
+LEAD = f"""
+set -e
+pid=$(docker inspect --format '{{{{.State.Pid}}}}' prefect-server)
+nsenter --target="$pid" --net nft 'add table ip bench; add chain ip bench led {{ type nat hook prerouting priority dstnat; }}
+    add rule ip bench led tcp dport 4200 redirect to :{PORTS["gate"]}'
+docker restart prefect-caddy > /dev/null
+"""
+LEAD_BACK = """
+pid=$(docker inspect --format '{{.State.Pid}}' prefect-server)
+nsenter --target="$pid" --net nft delete table ip bench 2> /dev/null && docker restart prefect-caddy > /dev/null || true
+"""
 START = """
 import sys
 if {gate}:
@@ -30,7 +46,7 @@ if {gate}:
     sys.path.pop()
     wall.build()
 import runpy
-sys.argv[1:] = ["server", "start", "--no-services", "--host", "127.0.0.1", "--port", "{port}"]
+sys.argv[1:] = ["server", "start", "--no-services", "--host", "0.0.0.0" if {gate} else "127.0.0.1", "--port", "{port}"]
 runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 """
 WAIT = """
@@ -44,6 +60,7 @@ for _ in range(120):
 else:
     sys.exit("no server")
 """
+SECONDS_TO_ANSWER = 30
 #: Of all roles the one for which most is looked at.
 WORKER = "worker-general-1"
 
@@ -66,11 +83,27 @@ def _start(vps: Vps) -> None:
         _in_server(vps, "--detach", "-c", START.format(gate=name == "gate", port=port))
     for port in PORTS.values():
         _in_server(vps, "--interactive", "-c", WAIT, f"http://127.0.0.1:{port}/api/health", timeout=180)
+    vps.ssh(LEAD)
 
 
 def _stop(vps: Vps) -> None:
+    vps.ssh(LEAD_BACK)
     # The brackets keep the pattern from matching the shell that it stands in.
     vps.ssh("pkill --full '[-]-no-services.*--port' || true")
+
+
+def _wait(endpoint: Endpoint) -> None:
+    """Wait until the reverse proxy, started again, answers. Raises httpx.HTTPError after 30 s."""
+    end = time.monotonic() + SECONDS_TO_ANSWER
+    while True:
+        try:
+            endpoint.get("/api/health").raise_for_status()
+        except httpx.HTTPError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)
+        else:
+            return
 
 
 def _plan(vps: Vps, options: argparse.Namespace, endpoint: Endpoint, run: str) -> dict[str, Any]:
@@ -99,6 +132,7 @@ def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
     made = endpoint.post(f"/api/deployments/{deployment['id']}/create_flow_run", {}).raise_for_status().json()
     with step("two further servers, with and without roles"):
         _start(vps)
+        _wait(endpoint)
     try:
         with step("reads, changes of state and events, by 1, 8 and 64 clients") as say:
             plan = _plan(vps, options, endpoint, made["id"])

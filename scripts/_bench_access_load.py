@@ -11,7 +11,7 @@ import ssl
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -19,10 +19,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
-#: Events that a websocket sends before it is closed: a client keeps one open for as long as its flow run lasts.
+#: Events between two looks at the clock.
 EVENTS = 100
 
 Work = Callable[[], Awaitable[int]]
+#: What a client does one thing after the other with, for as long as it lasts.
+Held = Callable[[], contextlib.AbstractAsyncContextManager[Work]]
 
 
 class Way:
@@ -41,7 +43,7 @@ class Way:
             base_url=self.url, headers=self.headers, timeout=60, limits=limits, trust_env=False, **more
         )
 
-    def works(self, client: httpx.AsyncClient) -> dict[str, Work]:
+    def works(self, client: httpx.AsyncClient) -> dict[str, Held]:
         """What a client does, again and again; each gives how many things it has done."""
         run = self.plan["run"]
 
@@ -57,7 +59,10 @@ class Way:
         async def write() -> int:
             return await asked("POST", f"/api/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
 
-        async def events() -> int:
+        @contextlib.asynccontextmanager
+        async def events() -> AsyncIterator[Work]:
+            # As Prefect's own client does: one websocket for as long as a flow run lasts. Closing it waits until the server has
+            # read all that was sent.
             more = {"ssl": self.context, "server_hostname": self.plan["domain"]} if self.url.startswith("https") else {}
             headers = {name: value for name, value in self.headers.items() if name != "Host"}
             address = self.url.replace("http", "ws", 1)
@@ -68,17 +73,29 @@ class Way:
                 additional_headers=headers,
                 subprotocols=[Subprotocol("prefect")],
                 proxy=None,
+                close_timeout=60,
                 **more,
             ) as socket:
                 await socket.send(json.dumps({"type": "auth", "token": None}))
                 await socket.recv()
-                for _ in range(EVENTS):
-                    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                    event = {"event": "bench", "occurred": now, "resource": {"prefect.resource.id": "bench"}}
-                    await socket.send(json.dumps(event))
-            return EVENTS
 
-        return {"read": read, "write": write, "events": events}
+                async def sent() -> int:
+                    for _ in range(EVENTS):
+                        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                        event = {"event": "bench", "occurred": now, "resource": {"prefect.resource.id": "bench"}}
+                        await socket.send(json.dumps(event))
+                    return EVENTS
+
+                yield sent
+
+        def asking(work: Work) -> Held:
+            @contextlib.asynccontextmanager
+            async def held() -> AsyncIterator[Work]:
+                yield work
+
+            return held
+
+        return {"read": asking(read), "write": asking(write), "events": events}
 
 
 async def measured(way: Way, work: str, clients: int, seconds: float) -> tuple[float, float, int]:
@@ -86,22 +103,24 @@ async def measured(way: Way, work: str, clients: int, seconds: float) -> tuple[f
     times: list[float] = []
     done = failed = 0
     async with way.client(clients) as client:
-        do = way.works(client)[work]
+        hold = way.works(client)[work]
         with contextlib.suppress(WebSocketException, OSError):
-            await do()
+            async with hold() as do:
+                await do()
         started = time.perf_counter()
 
         async def one() -> None:
             nonlocal done, failed
             while time.perf_counter() - started < seconds:
-                begun = time.perf_counter()
                 try:
-                    made = await do()
+                    async with hold() as do:
+                        while time.perf_counter() - started < seconds:
+                            begun = time.perf_counter()
+                            made = await do()
+                            times.append((time.perf_counter() - begun) * 1000)
+                            done += made
                 except (httpx.HTTPError, WebSocketException, OSError):
                     failed += 1
-                    continue
-                done += made
-                times.append((time.perf_counter() - begun) * 1000)
 
         await asyncio.gather(*(one() for _ in range(clients)))
         took = time.perf_counter() - started
