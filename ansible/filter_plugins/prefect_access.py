@@ -32,6 +32,21 @@ def prefect_worker_accounts(workers: Iterable[Mapping[str, Any]], blocks: Iterab
     ]
 
 
+def prefect_user_accounts(users: Iterable[Mapping[str, Any]], blocks: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The accounts of people and programs. One of the role worker, which the playbook does not make itself, is as its own are.
+
+    Args:
+        blocks: those that the flows of all workers may read.
+    """
+    everybodys = set(blocks)
+    return [
+        {**user, "blocks": sorted(everybodys | set(user.get("blocks") or []))}
+        if user.get("role") == "worker"
+        else {**user}
+        for user in users
+    ]
+
+
 def prefect_rights(
     accounts: Iterable[Mapping[str, Any]], groups: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
@@ -54,4 +69,8 @@ class FilterModule:
     """The filters of this file, under their own names."""
 
     def filters(self) -> dict[str, Any]:
-        return {"prefect_worker_accounts": prefect_worker_accounts, "prefect_rights": prefect_rights}
+        return {
+            "prefect_rights": prefect_rights,
+            "prefect_user_accounts": prefect_user_accounts,
+            "prefect_worker_accounts": prefect_worker_accounts,
+        }

@@ -178,7 +178,7 @@ def test_inventories_have_variables_of_their_own(said):
             "prefect_users",
             [{"name": "ada"}, {"nmae": "bob"}],
             [
-                'prefect_users, entry 2: there is no key "nmae"; allowed are name, kind, role, deployments and blocks',
+                'prefect_users, entry 2: there is no key "nmae"; allowed are name, kind, role, deployments, pools and blocks',
                 'prefect_users, entry 2: the key "name" is missing',
             ],
         ),
@@ -397,16 +397,27 @@ def test_roles_of_accounts(said):
         {"name": "shop", "role": "trigger"},
         {"name": "till", "role": "trigger", "deployments": ["order/ship", "order", "a//b", "/x"]},
         {"name": "bob", "role": "operator", "deployments": ["order/ship"], "blocks": ["secret/x", "x"]},
-        {"name": "eve", "role": "admin", "blocks": ["secret/x"]},
+        {"name": "eve", "role": "admin", "blocks": ["secret/x"], "pools": ["general"]},
+        {"name": "cluster-1", "role": "worker"},
+        {
+            "name": "cluster-2",
+            "role": "worker",
+            "pools": ["general", "gpu"],
+            "deployments": ["order/ship"],
+            "blocks": ["secret/x"],
+        },
     ]
     assert said(prefect_users=users) == [
         'prefect_users: "shop" has the role trigger and no deployments; name those that it may run: [FLOW/DEPLOYMENT]',
         'prefect_users: "till": deployments has "order"; it must be FLOW/DEPLOYMENT',
         'prefect_users: "till": deployments has "a//b"; it must be FLOW/DEPLOYMENT',
         'prefect_users: "till": deployments has "/x"; it must be FLOW/DEPLOYMENT',
-        'prefect_users: "bob" has deployments, which only limit the role trigger; its role is operator',
+        'prefect_users: "bob" has deployments, which are of the roles trigger and worker alone; its role is operator',
         f'prefect_users: "bob": blocks has "x"; {BLOCK_WORDS}',
+        'prefect_users: "eve" has pools, which only the role worker has; its role is admin',
         'prefect_users: "eve" has blocks; the role admin reads all anyway',
+        'prefect_users: "cluster-1" has the role worker and no pools; name the work pools that it takes flow runs from: [POOL]',
+        'prefect_users: "cluster-2": pools has "gpu"; prefect_work_pools has "general"',
     ]
 
 

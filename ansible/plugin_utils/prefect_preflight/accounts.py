@@ -34,11 +34,12 @@ def user_problems(settings: dict[str, Any]) -> list[str]:
     ]
     if not names:
         problems.append("prefect_users is empty; without a user nobody can log in")
-    return problems + role_problems(settings["prefect_users"])
+    pools = [pool["name"] for pool in settings["prefect_work_pools"]]
+    return problems + role_problems(settings["prefect_users"], pools)
 
 
-def role_problems(users: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with what people and programs may do."""
+def role_problems(users: list[dict[str, Any]], pools: list[str]) -> list[str]:
+    """What is wrong with what people and programs may do; `pools` are the names of the work pools that there are."""
     problems = []
     if users and not any(user.get("role", "admin") == "admin" for user in users):
         problems.append("prefect_users: nobody has the role admin; one has to, for work pools, blocks and automations")
@@ -52,13 +53,32 @@ def role_problems(users: list[dict[str, Any]]) -> list[str]:
             problems.append(
                 f"{who} has the role trigger and no deployments; name those that it may run: [FLOW/DEPLOYMENT]"
             )
-        if role != "trigger" and listed:
-            problems.append(f"{who} has deployments, which only limit the role trigger; its role is {role}")
+        if role not in ("trigger", "worker") and listed:
+            problems.append(
+                f"{who} has deployments, which are of the roles trigger and worker alone; its role is {role}"
+            )
+        problems += worker_role_problems(who, role, user.get("pools") or [], pools)
         problems += bad_pairs(who, "deployments", "FLOW/DEPLOYMENT", listed)
         problems += bad_blocks(f"{who}: blocks", user.get("blocks") or [])
         if role in ("admin", "trigger") and user.get("blocks"):
             problems.append(f"{who} has blocks; the role {role} reads {'all' if role == 'admin' else 'none'} anyway")
     return problems
+
+
+def worker_role_problems(who: str, role: str, named: list[str], pools: list[str]) -> list[str]:
+    """What is wrong with the work pools of an account: a worker that the playbook does not make has to have some.
+
+    Args:
+        who: the beginning of each sentence.
+        named: the work pools that the account names.
+        pools: those that there are.
+    """
+    if role != "worker":
+        return [f"{who} has pools, which only the role worker has; its role is {role}"] if named else []
+    if not named:
+        return [f"{who} has the role worker and no pools; name the work pools that it takes flow runs from: [POOL]"]
+    there = ", ".join(map(quoted, pools)) or "none"
+    return [f"{who}: pools has {quoted(pool)}; prefect_work_pools has {there}" for pool in named if pool not in pools]
 
 
 def sso_problems(settings: dict[str, Any]) -> list[str]:
