@@ -44,6 +44,10 @@ BY_NAME: dict[str, tuple[str, ...]] = {
     "*.sh": ("shellcheck",),
     # Datadog's files there are *.yaml.
     "docs/monitoring/*.yml": ("yamllint", "promtool"),
+    # Neither is an object of Kubernetes itself.
+    "docs/kubernetes/kustomization.yaml": ("yamllint",),
+    "docs/kubernetes/helm-values.yaml": ("yamllint",),
+    "docs/kubernetes/*.yaml": ("yamllint", "kubernetes"),
     "*.yml": ("yamllint",),
     "*.yaml": ("yamllint",),
     ".yamllint": ("yamllint",),
@@ -78,6 +82,7 @@ NOT_LINTED = {
     "caddy/fail2ban/*.conf": "fail2ban's; tests/unit/test_guessing.py reads them, and the lab's fail2ban runs by them",
     "caddy/fail2ban/*.nft": "nft needs a kernel to check them; the lab loads them",
     "docs/monitoring/grafana.json": "tests/unit/test_monitoring.py reads it, panel by panel",
+    "docs/kubernetes/worker.env": "names and values; kustomize and tests/unit/test_elsewhere.py read it",
     "tests/lab/seed/*.sql": "the lab runs it",
     "compose/postgres/*.sql": "Postgres runs it; tests/lab/test_stack.py looks at what comes of it",
     "*/Dockerfile": "the lab builds it",
@@ -87,6 +92,8 @@ NOT_LINTED = {
 }
 # Keys of the units that an older systemd than the VPS's (Debian 13: 257) does not know, and the first that does.
 NEWER_KEYS = {"DelegateSubgroup": 254, "LogFilterPatterns": 253}
+# The oldest and the newest version of Kubernetes whose schemas manifests are held against.
+KUBERNETES = ("1.32", "1.37")
 # ansible-lint takes 40 s of a minute; all others run beside it.
 FIRST = "ansible-lint"
 AT_ONCE = 2
@@ -172,13 +179,14 @@ def of_promtool(name: str) -> list[str]:
     return ["check", "config" if name.endswith("prometheus.yml") else "rules", name]
 
 
-def checks(files: Mapping[str, str], systemd: int | None, compose: bool, promtool: str) -> list[Check]:
+def checks(files: Mapping[str, str], systemd: int | None, compose: bool, promtool: str, kubectl: bool) -> list[Check]:
     """All checks, in the order in which they are told.
 
     Args:
         systemd: the version of this machine's systemd, as systemd_version() gives it.
         compose: whether docker compose is there.
         promtool: where promtool is; empty where it is not to be had.
+        kubectl: whether kubectl is there, which needs no cluster to read a kustomization.
     """
     taken: dict[str, list[str]] = {}
     for name, first_line in files.items():
@@ -203,6 +211,19 @@ def checks(files: Mapping[str, str], systemd: int | None, compose: bool, promtoo
             skipped=""
             if promtool
             else "this machine has no promtool, and no Debian package of it; yamllint has looked",
+        ),
+        Check(
+            "kubernetes",
+            [
+                [sys.executable, "-m", "kubernetes_validate", "--strict", "--quiet"]
+                + [word for version in KUBERNETES for word in ("-k", version)]
+                + taken["kubernetes"]
+            ],
+        ),
+        Check(
+            "kustomize",
+            [["kubectl", "kustomize", "docs/kubernetes"]],
+            skipped="" if kubectl else "this machine has no kubectl; yamllint has looked",
         ),
         Check("caddy fmt", [["caddy", "fmt", "--diff", name] for name in taken["caddy fmt"]], wrong=changed_lines),
         Check("templates", [[sys.executable, str(Path(__file__).resolve()), *taken["templates"]]]),
@@ -243,7 +264,7 @@ def run(check: Check, root: Path) -> tuple[str | None, float]:
 def lint(names: Iterable[str], root: Path) -> bool:
     """Run every check, two at a time; tells of each in order, with the words of those that fail."""
     files = {name: first_line(root / name) for name in names}
-    found = checks(files, systemd_version(), has_compose(), _promtool.ensure())
+    found = checks(files, systemd_version(), has_compose(), _promtool.ensure(), bool(shutil.which("kubectl")))
     well = True
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ordered = sorted(found, key=lambda check: check.name != FIRST)

@@ -14,8 +14,12 @@ from _migrate_side import Refused
 #: What Prefect gives in the place of a secret to who may not read it.
 HIDDEN = re.compile(r"\*{8,}")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-#: Types of work pools that the kit's prefect_work_pools takes.
-OF_KIT = ("process", "docker", "kubernetes")
+#: Types of work pools that the kit makes workers for.
+OF_KIT = ("process", "docker")
+#: And others that its prefect_work_pools takes, with the page that says how to make one.
+ELSEWHERE = {"kubernetes": "docs/kubernetes.md"} | dict.fromkeys(
+    ("cloud-run-v2", "ecs", "azure-container-instance"), "docs/serverless.md"
+)
 
 
 class Verdict(StrEnum):
@@ -154,9 +158,11 @@ def _pool(name: str, one: Mapping[str, Any], source: Inventory, _: Inventory, po
             f"of type {one['type']}: Prefect Cloud starts its flow runs",
             f"a pool of type process or docker in prefect_work_pools, site.yml; then --pool {name}=THAT_POOL",
         )
+    then = f"prefect_work_pools: - {{name: {name}, type: {one['type']}}}"
     if one["type"] in OF_KIT:
-        then = f"prefect_work_pools: - {{name: {name}, type: {one['type']}}}"
         return Item("work pool", name, Verdict.COMES, "it needs a worker", f"{then}; prefect_workers; site.yml")
+    if page := ELSEWHERE.get(one["type"]):
+        return Item("work pool", name, Verdict.COMES, "it needs a worker", f"{then}; site.yml; {page}")
     return Item("work pool", name, Verdict.COMES, f"it needs a worker of type {one['type']}, which the kit has not")
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with docker and kubernetes pools, and with the settings of the role docker_pool, in words."""
+"""What is wrong with workers of pools that are no process pools, and with the settings of the role docker_pool, in words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 MEMORY = re.compile(r"([1-9][0-9]*)([kmg])")
 UNITS = {"k": 1, "m": 1024, "g": 1024 * 1024}
 LEAST_MEMORY_KB = 256 * 1024
+#: Types whose workers hand flow runs to a cloud.
+SERVERLESS = ("cloud-run-v2", "ecs", "azure-container-instance")
 VOLUME = re.compile(r"/[^:]*:/[^:]+(:ro|:rw)?")
 
 
@@ -21,8 +23,13 @@ def worker_type_problems(pools: list[dict[str, Any]], workers: list[dict[str, An
         kind = types.get(worker["pool"])
         if kind == "kubernetes":
             problems.append(
-                f'{where} "kubernetes"; the workers of such a pool run in the cluster (Prefect\'s Helm chart '
-                "prefect-worker installs them there), so take it out of prefect_workers"
+                f'{where} "kubernetes"; the workers of such a pool run in the cluster (docs/kubernetes.md), '
+                "so take it out of prefect_workers"
+            )
+        elif kind in SERVERLESS:
+            problems.append(
+                f'{where} "{kind}"; the playbook makes no worker of such a pool (docs/serverless.md has how to), '
+                "so take it out of prefect_workers"
             )
         elif kind == "docker" and worker.get("devices"):
             problems.append(f'{where} "docker"; devices are for workers of process pools, so take "devices" out')

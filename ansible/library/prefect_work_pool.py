@@ -10,8 +10,8 @@ description:
   - Makes a work pool, its concurrency limit, and the work queues that are named, with their priorities.
   - Other queues of the pool are left as they are; nothing is ever deleted, because flow runs may wait there.
   - A new pool gets the base job template that the server knows for its type (from its own copy of the collections'
-    metadata, so the server needs no way out), with C(job_defaults) and C(job_fixed) put in.
-  - The template of a pool that is there is looked at only where one of these two is given. One that has the module's
+    metadata, so the server needs no way out), with C(job_defaults), C(job_configuration) and C(job_fixed) put in.
+  - The template of a pool that is there is looked at only where one of these three is given. One that has the module's
     mark and is as the module wrote it follows them; one that somebody has edited stays, with a warning, unless
     C(overwrite_template) is set.
   - Where the API is and who asks (C(api_url), C(url_username), C(url_password), C(ca_path)) is described once, at
@@ -40,6 +40,11 @@ options:
     description: >-
       Values of the base job template's job_configuration in the place of variables: no deployment and no flow run can
       ask for another, unless somebody edits the pool.
+    type: dict
+    default: {}
+  job_configuration:
+    description: >-
+      Values of the base job template's job_configuration, which may have variables of the template in them; those stay.
     type: dict
     default: {}
   overwrite_template:
@@ -132,8 +137,11 @@ def template_of_type(view: dict[str, Any], kind: str) -> dict[str, Any] | None:
     return None
 
 
-def template_as_wanted(template: dict[str, Any], defaults: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    """The template with other defaults, with fixed values instead of variables, and with the module's mark.
+def template_as_wanted(
+    template: dict[str, Any], defaults: dict[str, Any], fixed: dict[str, Any], values: dict[str, Any]
+) -> dict[str, Any]:
+    """The template with other defaults, with fixed values instead of variables, with other values that may hold variables,
+    and with the module's mark.
 
     Raises:
         KeyError: there is no variable of a name in `defaults`.
@@ -142,6 +150,7 @@ def template_as_wanted(template: dict[str, Any], defaults: dict[str, Any], fixed
     variables = wanted["variables"].get("properties", {})
     for name, value in defaults.items():
         variables[name]["default"] = value
+    wanted["job_configuration"].update(values)
     for name, value in fixed.items():
         wanted["job_configuration"][name] = value
         variables.pop(name, None)
@@ -207,9 +216,14 @@ def template_for(api: PrefectApi, parameters: dict[str, Any]) -> dict[str, Any]:
             msg=f'the server knows no worker type "{kind}" (work pool "{parameters["name"]}"). Set another type in prefect_work_pools.'
         )
     try:
-        return template_as_wanted(template, parameters["job_defaults"], parameters["job_fixed"])
+        return template_as_wanted(
+            template, parameters["job_defaults"], parameters["job_fixed"], parameters["job_configuration"]
+        )
     except KeyError as error:
-        api.module.fail_json(msg=f"the base job template of the type {kind} has no variable {error}")
+        there = ", ".join(sorted(template["variables"].get("properties", {})))
+        api.module.fail_json(
+            msg=f'work pool "{parameters["name"]}": the base job template of the type {kind} has no variable {error}; it has {there}'
+        )
 
 
 def write(
@@ -240,6 +254,7 @@ def main() -> None:
             "concurrency_limit": {"type": "int"},
             "job_defaults": {"type": "dict", "default": {}},
             "job_fixed": {"type": "dict", "default": {}},
+            "job_configuration": {"type": "dict", "default": {}},
             "overwrite_template": {"type": "bool", "default": False},
             "queues": {"type": "list", "elements": "dict", "default": [], "options": QUEUE_ARGUMENTS},
         },
@@ -257,7 +272,7 @@ def main() -> None:
             "Prefect cannot change a pool's type. Give the pool another name in prefect_work_pools."
         )
     # The view is asked for only where it is needed: it costs the server a look outside, which ends at its network.
-    ours = module.params["job_defaults"] or module.params["job_fixed"]
+    ours = any(module.params[name] for name in ("job_defaults", "job_fixed", "job_configuration"))
     template = template_for(api, module.params) if pool is None or ours else None
     decision = "write"
     if pool is not None:

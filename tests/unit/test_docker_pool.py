@@ -135,7 +135,12 @@ def test_the_tool_knows_the_role_s_names():
 # --- settings ----------------------------------------------------------------------------------------------------
 
 SETTINGS: dict[str, Any] = {
-    "prefect_work_pools": [{"name": "general"}, {"name": "d", "type": "docker"}, {"name": "k", "type": "kubernetes"}],
+    "prefect_work_pools": [
+        {"name": "general"},
+        {"name": "d", "type": "docker"},
+        {"name": "k", "type": "kubernetes"},
+        {"name": "e", "type": "ecs"},
+    ],
     "prefect_workers": [],
     **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
 }
@@ -151,10 +156,12 @@ def test_defaults_and_a_docker_worker_on_the_server_are_right():
     assert settings_of.prefect_docker_pool_problems({}) == []
 
 
-def test_a_kubernetes_pool_has_its_workers_in_the_cluster():
-    assert said(prefect_workers=[{"name": "w", "pool": "k"}]) == [
+def test_workers_elsewhere_are_no_workers_of_a_host():
+    assert said(prefect_workers=[{"name": "w", "pool": "k"}, {"name": "v", "pool": "e"}]) == [
         'prefect_workers: worker "w": its pool "k" is of type "kubernetes"; the workers of such a pool run in the cluster '
-        "(Prefect's Helm chart prefect-worker installs them there), so take it out of prefect_workers"
+        "(docs/kubernetes.md), so take it out of prefect_workers",
+        'prefect_workers: worker "v": its pool "e" is of type "ecs"; the playbook makes no worker of such a pool '
+        "(docs/serverless.md has how to), so take it out of prefect_workers",
     ]
 
 
@@ -201,7 +208,7 @@ VIEW = {"prefect-docker": {"docker": {"default_base_job_configuration": TEMPLATE
 
 
 def wanted(**fixed: Any) -> dict[str, Any]:
-    return work_pool.template_as_wanted(TEMPLATE, {"mem_limit": "1g"}, {"privileged": False, **fixed})
+    return work_pool.template_as_wanted(TEMPLATE, {"mem_limit": "1g"}, {"privileged": False, **fixed}, {})
 
 
 def test_a_template_is_found_by_its_type():
@@ -221,7 +228,7 @@ def test_fixed_values_are_no_variables_any_more_and_defaults_are():
     assert template["variables"]["properties"] == {"image": {"type": "string"}, "mem_limit": {"default": "1g"}}
     assert template["variables"]["required"] == ["image"]
     with pytest.raises(KeyError, match="memory"):
-        work_pool.template_as_wanted(TEMPLATE, {"memory": "1g"}, {})
+        work_pool.template_as_wanted(TEMPLATE, {"memory": "1g"}, {}, {})
 
 
 def test_a_template_follows_the_playbook_until_somebody_edits_it():

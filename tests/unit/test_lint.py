@@ -37,6 +37,8 @@ def tracked() -> dict[str, str]:
         ("ansible/roles/x/tasks/main.yml", "---\n", {"yamllint"}),
         ("ansible/roles/x/templates/x.j2", "", {"templates"}),
         ("docs/monitoring/rules.yml", "", {"yamllint", "promtool"}),
+        ("docs/kubernetes/worker.yaml", "", {"yamllint", "kubernetes"}),
+        ("docs/kubernetes/helm-values.yaml", "", {"yamllint"}),
         ("docs/monitoring/datadog/openmetrics.yaml", "", {"yamllint"}),
         ("caddy/tls-new.caddy", "", {"caddy fmt"}),
         ("systemd/prefect-new@.service", "[Unit]\n", {"systemd"}),
@@ -71,7 +73,7 @@ def test_a_reason_that_is_none_is_told(monkeypatch):
 
 def test_each_linter_is_given_the_files_that_it_looks_at():
     files = tracked()
-    commands = {check.name: check.commands for check in _lint.checks(files, 257, True, "promtool")}
+    commands = {check.name: check.commands for check in _lint.checks(files, 257, True, "promtool", True)}
     told = {name: {word for command in found for word in command} for name, found in commands.items()}
     for name, first_line in files.items():
         # A drop-in is read with its unit, and ansible.cfg by Ansible.
@@ -82,11 +84,12 @@ def test_each_linter_is_given_the_files_that_it_looks_at():
 
 
 def test_a_check_that_this_machine_cannot_make_says_why():
-    skipped = {check.name: check.skipped for check in _lint.checks(tracked(), None, False, "") if check.skipped}
+    skipped = {check.name: check.skipped for check in _lint.checks(tracked(), None, False, "", False) if check.skipped}
     assert skipped == {
         "systemd": "this machine has no systemd-analyze; the lab's VPSs have",
         "compose": "this machine has no docker compose; yamllint has looked at it",
         "promtool": "this machine has no promtool, and no Debian package of it; yamllint has looked",
+        "kustomize": "this machine has no kubectl; yamllint has looked",
     }
 
 

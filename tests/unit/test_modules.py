@@ -235,7 +235,7 @@ def make(monkeypatch, server):
 
     def run(check_mode: bool = False, **parameters: Any) -> dict[str, Any]:
         params = {"type": "process", "concurrency_limit": None, "queues": [], **parameters}
-        params = {"job_defaults": {}, "job_fixed": {}, "overwrite_template": False, **params}
+        params = {"job_defaults": {}, "job_fixed": {}, "job_configuration": {}, "overwrite_template": False, **params}
         params["queues"] = [{"concurrency_limit": None, **queue} for queue in params["queues"]]
         return ended(monkeypatch, work_pool, server, params, check_mode)
 
@@ -283,7 +283,8 @@ def test_a_module_first_waits_for_the_api_where_it_is_told_how_long(monkeypatch,
 
     server = Waited()
     params = {"name": "general", "type": "process", "concurrency_limit": None, "queues": []}
-    params |= {"job_defaults": {}, "job_fixed": {}, "overwrite_template": False, "ready_timeout": seconds}
+    params |= {"job_defaults": {}, "job_fixed": {}, "job_configuration": {}, "overwrite_template": False}
+    params["ready_timeout"] = seconds
     assert ended(monkeypatch, work_pool, server, params, check_mode=False)["changed"]
     assert getattr(server, "waited", 0) == seconds
 
@@ -385,6 +386,17 @@ def test_the_template_follows_the_parameters_until_somebody_edits_it(make, serve
     assert server.pools["d"]["base_job_template"]["job_configuration"]["privileged"] is False
 
 
+def test_values_of_a_template_leave_its_variables(make, server):
+    """What takes a variable of the worker's own environment out of a flow run's, and a deployment adds to."""
+    ours = {"name": "d", "type": "docker", "job_configuration": {"env": {"SECRET": None}, "labels": {"a": "{{ env }}"}}}
+    make(**ours)
+    template = server.pools["d"]["base_job_template"]
+    assert template["job_configuration"]["env"] == {"SECRET": None}
+    assert template["job_configuration"]["labels"] == {"a": "{{ env }}"}
+    assert list(template["variables"]["properties"]) == ["env"]
+    assert not make(**ours)["changed"]
+
+
 def test_the_template_of_a_pool_that_is_there_is_nobody_s_business_without_parameters(make, server):
     make(name="general")
     server.pools["general"]["base_job_template"] = {}
@@ -395,7 +407,9 @@ def test_the_template_of_a_pool_that_is_there_is_nobody_s_business_without_param
 def test_a_type_or_a_variable_that_the_server_does_not_know_is_refused(make):
     with pytest.raises(Ended, match='the server knows no worker type "ecs" \\(work pool "a"\\)'):
         make(name="a", type="ecs")
-    with pytest.raises(Ended, match="template of the type docker has no variable 'memory'"):
+    with pytest.raises(
+        Ended, match=r"\Awork pool .a.: the base .* of the type docker has no variable 'memory'; it has env\Z"
+    ):
         make(name="a", type="docker", job_defaults={"memory": "1g"})
 
 
