@@ -4,6 +4,7 @@ would need a page for each 200 runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,9 @@ STUCK = 900.0
 SILENT = 120.0
 #: One that was not heard from for so many days is of another time.
 FORGOTTEN_DAYS = 7
-#: The accounts of the reverse proxy; a worker NAME has the account worker-NAME.
-ACCOUNTS = Path("/etc/prefect/caddy/users.caddy")
+#: What each account may do. A worker NAME of the playbook's has the account worker-NAME; one elsewhere that of its own name.
+ACCOUNTS = Path("/etc/prefect/access/accounts.json")
+OF_PLAYBOOK = "worker-"
 
 LATE = """
 SELECT count(*), coalesce(max(extract(epoch FROM now() - next_scheduled_start_time)), 0)::float8 FROM flow_run
@@ -104,6 +106,8 @@ class Work:
     ended: list[tuple[str, int]] = field(default_factory=list)
     #: Workers that have an account, which are those of the inventory; None: not known.
     accounts: frozenset[str] | None = None
+    #: Those of workers that the playbook does not make: missed once they were there, and not before.
+    elsewhere: frozenset[str] = frozenset()
 
 
 def _same(wanted: Any, found: Any) -> bool:
@@ -122,13 +126,14 @@ def edited(trigger: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
     return changed
 
 
-def accounts(path: Path = ACCOUNTS) -> frozenset[str] | None:
-    """Names of the workers that the reverse proxy lets in; None where its accounts cannot be read."""
+def accounts(path: Path = ACCOUNTS) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """Names of the workers that have an account: of the playbook's own (None where that cannot be read), and of others."""
     try:
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    except OSError:
-        return None
-    return frozenset(name.removeprefix("worker-") for name in names if name.startswith("worker-"))
+        names = [name for name, account in json.loads(path.read_text()).items() if account["role"] == "worker"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, frozenset()
+    own = frozenset(name.removeprefix(OF_PLAYBOOK) for name in names if name.startswith(OF_PLAYBOOK))
+    return own, frozenset(name for name in names if not name.startswith(OF_PLAYBOOK))
 
 
 def look(host: Host) -> Work:
@@ -140,6 +145,7 @@ def look(host: Host) -> Work:
 
         ((late, latest),) = rows(LATE, LATE_WARNING)
         detection = rows(DETECTION)
+        own, elsewhere = accounts()
         return Work(
             late,
             latest,
@@ -151,7 +157,8 @@ def look(host: Host) -> Work:
             (sum(enabled for enabled, *_ in detection), len(detection)),
             edited(*detection[0][1:]) if detection else [],
             rows(ENDED),
-            accounts=accounts(),
+            accounts=own,
+            elsewhere=elsewhere,
         )
 
 
@@ -184,15 +191,14 @@ def workers_online(work: Work) -> list[Finding]:
     findings = []
     for pool, name, silent in work.workers:
         # One that was taken out of the inventory, or that somebody has run by hand, may stop as it likes.
-        if silent > SILENT and work.accounts is not None and name not in work.accounts:
+        if silent > SILENT and work.accounts is not None and name not in work.accounts | work.elsewhere:
             continue
         level = Level.BAD if silent > SILENT else Level.OK
-        mend = (
-            f"on its host: systemctl status {quote(f'prefect-worker@{name}')}; gone for good? Take it out of prefect_workers,"
-            f" then {playbook('site.yml --tags stack,workers')}"
-            if level
-            else ""
-        )
+        there, setting = f"on its host: systemctl status {quote(f'prefect-worker@{name}')}", "prefect_workers"
+        if name in work.elsewhere:
+            there, setting = "look at it where it runs (docs/kubernetes.md, docs/serverless.md)", "prefect_users"
+        again = playbook("site.yml --tags stack,workers")
+        mend = f"{there}; gone for good? Take it out of {setting}, then {again}" if level else ""
         findings.append(
             Finding(f"worker {name}", level, f"pool {pool}, last heartbeat {duration(silent)} ago", limit, mend)
         )

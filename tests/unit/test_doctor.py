@@ -225,11 +225,25 @@ def test_workers_that_should_be_there_are_those_with_an_account():
 
 
 def test_workers_of_the_inventory_have_an_account(tmp_path):
-    (tmp_path / "users.caddy").write_text(
-        "# By the playbook\nadmin $2b$x\nworker-general-1 $2b$y\n\nworker-far-1 $2b$z\n"
+    workers = ("worker-general-1", "worker-far-1", "cluster-1")
+    (tmp_path / "accounts.json").write_text(
+        json.dumps({"admin": {"role": "admin"}} | {name: {"role": "worker", "pools": []} for name in workers})
     )
-    assert work.accounts(tmp_path / "users.caddy") == {"general-1", "far-1"}
-    assert work.accounts(tmp_path / "none") is None
+    assert work.accounts(tmp_path / "accounts.json") == ({"general-1", "far-1"}, {"cluster-1"})
+    (tmp_path / "broken").write_text("[]")
+    for name in "none", "broken":
+        assert work.accounts(tmp_path / name) == (None, frozenset())
+
+
+def test_a_worker_elsewhere_is_missed_once_it_was_there():
+    known = Work(workers=[("cluster", "cluster-1", 600.0)], accounts=frozenset(), elsewhere=frozenset({"cluster-1"}))
+    (found,) = work.workers_online(known)
+    assert (found.check, found.level) == ("worker cluster-1", BAD)
+    assert "docs/kubernetes.md" in found.mend and "prefect_users" in found.mend and "systemctl" not in found.mend
+    # Not yet: its account comes first.
+    assert [one.level for one in work.workers_online(Work(accounts=frozenset(), elsewhere=frozenset({"new"})))] == [
+        WARNING
+    ]
 
 
 def test_a_work_pool_that_nobody_serves():
