@@ -56,7 +56,8 @@ from prefect.runner import (  # noqa: E402
     _workspace_hook_runner,
     _workspace_starter,
 )
-from prefect.workers.base import BaseWorker  # noqa: E402
+from prefect.settings import PREFECT_CLIENT_CUSTOM_HEADERS, temporary_settings  # noqa: E402
+from prefect.workers.base import BaseJobConfiguration, BaseWorker  # noqa: E402
 from prefect.workers.process import ProcessWorker  # noqa: E402
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration  # noqa: E402
 from prefect_kit_worker import seam  # noqa: E402
@@ -422,6 +423,24 @@ def check_what_a_container_may_have_is_fixed() -> None:
     assert sorted(fix(configuration, fixed)) == sorted([*asked, "networks"])
     assert {name: getattr(configuration, name) for name in fixed} == fixed
     assert fix(configuration, fixed) == []
+
+
+def check_a_worker_elsewhere_keeps_its_password_out_of_what_it_asks_for() -> None:
+    """A worker hands on what it knows itself; what the kit's templates set to null is left out, whatever a deployment adds."""
+    secret = "PREFECT_CLIENT_CUSTOM_HEADERS"
+    roles = yaml.safe_load((ROLES / "workers" / "vars" / "main.yml").read_text())
+    configurations = [one["env"] for one in roles["__workers_job_configurations"].values()]
+    assert configurations and all(secret in one for one in configurations)
+    for env in ({}, *configurations):
+        template = {"job_configuration": {"env": env}, "variables": {"properties": {"env": {"type": "object"}}}}
+        run = FlowRun(id=uuid4(), flow_id=uuid4(), name="brave-owl")
+        with temporary_settings({PREFECT_CLIENT_CUSTOM_HEADERS: {"Authorization": "Basic x"}}):
+            made = asyncio.run(
+                BaseJobConfiguration.from_template_and_values(template, {"env": {"A": "1"}}, client=object())
+            )
+            made.prepare_for_flow_run(run)
+        assert made.env["A"] == "1", made.env
+        assert (secret in made.env) == (env == {}), made.env
 
 
 def check_the_newer_ui_has_one_key_for_analytics() -> None:
