@@ -70,6 +70,7 @@ def test_a_pool_follows_the_inventory(playbook, endpoint):
             ],
         },
         {"name": "gpu", "queues": [{"name": "default", "priority": 1}]},
+        {"name": "cluster", "type": "kubernetes", "job_defaults": {"memory_limit": "2Gi"}},
     ]
     more = ("--tags", "workers", "--extra-vars", json.dumps({"prefect_work_pools": pools}))
     assert playbook("site.yml", *more).changed_tasks == ["Make the work pools and their queues"]
@@ -81,9 +82,15 @@ def test_a_pool_follows_the_inventory(playbook, endpoint):
         "default": (2, 3),
         "high": (3, None),
     }
+    template = endpoint.get("/api/work_pools/cluster").json()["base_job_template"]
+    assert template["variables"]["properties"]["memory_limit"]["default"] == "2Gi"
+    # Prefect's variables have stayed what they are, and nothing in it is a password.
+    assert template["job_configuration"]["job_manifest"]["metadata"]["namespace"] == "{{ namespace }}"
+    assert template["job_configuration"]["env"]["PREFECT_CLIENT_CUSTOM_HEADERS"] is None
     assert playbook("site.yml", "--tags", "workers").recap["failed"] == 0
     assert endpoint.get("/api/work_pools/general").json()["concurrency_limit"] is None
-    endpoint.delete("/api/work_pools/gpu")
+    for name in "gpu", "cluster":
+        endpoint.delete(f"/api/work_pools/{name}")
 
 
 def test_a_pool_cannot_change_its_type(playbook):
