@@ -203,7 +203,9 @@ def cases_of_the_proxy() -> dict[str, Case]:
         ),
         "role": Case(
             {"prefect_users": [{"name": "ada", "role": "owner"}]},
-            ['prefect_users, entry 1: role is "owner"; allowed are admin, operator, deployer, viewer, trigger and worker'],
+            [
+                'prefect_users, entry 1: role is "owner"; allowed are admin, operator, deployer, viewer, trigger and worker'
+            ],
         ),
         "blocks": Case(
             {"prefect_workers_blocks": ["db-password"]},
