@@ -117,6 +117,9 @@ def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, 
         {"name": "general-9", "pool": "general"},
     ]
     changes = {"workers_shutdown_seconds": 31, "prefect_workers": workers}
+    # As if the reverse proxy knew it; that run would be a longer one.
+    account = inventory_directory / "secrets/users/worker-general-9"
+    account.write_text("notthatanybodyasksforit\n")
     done = playbook("site.yml", "--tags", "workers", "-e", json.dumps(changes))
     assert "Restart changed workers" in done.changed_tasks
     assert vps.ssh(f"systemctl show --property MainPID --value {UNIT}").stdout != before
@@ -131,7 +134,7 @@ def test_a_changed_worker_lets_its_flow_runs_end_under_site_yml(playbook, runs, 
         "/etc/prefect/workers/by-hand.env\n"
     )
     vps.ssh("rm /etc/prefect/workers/by-hand.env")
-    (inventory_directory / "secrets/users/worker-general-9").unlink()
+    account.unlink()
     assert playbook("site.yml", "--tags", "workers").recap["changed"] == 0
 
 

@@ -27,7 +27,9 @@ class Endpoint:
 
     def client(self, user: str | None = "admin", password: str | None = None) -> httpx.Client:
         """A client with an account (None: without), the internal CA, and nothing from this machine's environment."""
-        auth = None if user is None else (user, password or (self._users / user).read_text().strip())
+        if password is None and user is not None:
+            password = (self._users / user).read_text().strip()
+        auth = None if user is None else (user, password or "")
         context = ssl.create_default_context(cafile=self.ca)
         return httpx.Client(base_url=self.url, verify=context, auth=auth, timeout=30, trust_env=False)
 
