@@ -30,8 +30,11 @@ class Costs:
 
     def __init__(self) -> None:
         self.tests: Counter[str] = Counter()
+        #: Of each VPS: the last figure of its account, and the sum of those that ended with a power cut.
         self.used: dict[str, float] = {}
+        self.ended: Counter[str] = Counter()
         self.ours: dict[str, bool] = {}
+        self.lock = threading.Lock()
         self.before = self.now()
         threading.Thread(target=self.look_on, daemon=True).start()
 
@@ -40,24 +43,29 @@ class Costs:
         while not threading.Event().wait(SECONDS_BETWEEN_LOOKS):
             self.look()
 
-    def look(self) -> None:
-        """Note what each VPS of this shard has used until now, in seconds."""
-        for account in ACCOUNTS.glob("*/cpuacct.usage"):
-            name = account.parent.name
-            if name not in self.ours:
-                self.ours[name] = is_ours(name)
-            if self.ours[name]:
-                try:
-                    self.used[name] = int(account.read_text()) / 1e9
-                except OSError:
-                    # It went between being listed and being read.
-                    continue
+    def look(self) -> float:
+        """Note what each VPS of this shard has used until now; gives the sum in seconds."""
+        with self.lock:
+            for account in ACCOUNTS.glob("*/cpuacct.usage"):
+                name = account.parent.name
+                if name not in self.ours:
+                    self.ours[name] = is_ours(name)
+                if self.ours[name]:
+                    try:
+                        used = int(account.read_text()) / 1e9
+                    except OSError:
+                        # It went between being listed and being read.
+                        continue
+                    before = self.used.get(name, 0.0)
+                    if used < before:
+                        self.ended[name] += before
+                    self.used[name] = used
+            return sum(self.used.values()) + sum(self.ended.values())
 
     def now(self) -> float:
         """CPU seconds used so far by the VPSs, this process and the children that have ended."""
-        self.look()
         spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(self.used.values()) + sum(one.ru_utime + one.ru_stime for one in spent)
+        return self.look() + sum(one.ru_utime + one.ru_stime for one in spent)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
