@@ -28,6 +28,8 @@ from tests.lab.vps.playbook import STACK_EFFECTS, PlaybookRun
 from tests.lab.vps.vps import Vps
 
 SECRETS = "/etc/prefect/secrets"
+#: The next file asks who has made its own.
+BLOCK = "rotation"
 AUTHORITIES = "/var/lib/prefect/caddy/caddy/pki/authorities"
 # The password comes on stdin.
 RESTIC = "restic --repo /var/backups/prefect/repository --no-cache --password-file /dev/stdin"
@@ -159,8 +161,8 @@ def runs(vps: Vps, endpoint: Endpoint) -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def before(vps: Vps, endpoint: Endpoint, inventory_directory: Path) -> Secrets:
-    make_secret_block(endpoint)
-    assert secret_block(endpoint) == SECRET
+    make_secret_block(endpoint, BLOCK)
+    assert secret_block(endpoint, BLOCK) == SECRET
     return secrets_of(vps, endpoint, inventory_directory)
 
 
@@ -247,7 +249,7 @@ def test_the_former_ones_are_of_no_use(
     assert vps.ssh(opened, text=before.repositories, check=False).returncode != 0
     assert vps.ssh(opened, text=now.repositories).returncode == 0
     assert now.fingerprint != before.fingerprint
-    assert secret_block(endpoint) == SECRET
+    assert secret_block(endpoint, BLOCK) == SECRET
 
 
 def test_one_authority_is_left_and_everybody_has_it(
@@ -308,7 +310,7 @@ def test_what_is_cut_off_is_gone_on_with(
     assert vps.ssh(f"cd {SECRETS} && stat --format '%n %U %a' encryption_key*").stdout.splitlines() == [
         "encryption_key prefect-server 400"
     ]
-    assert secret_block(endpoint) == SECRET
+    assert secret_block(endpoint, BLOCK) == SECRET
     # Without a word: it has begun.
     run = playbook("site.yml", "--tags", "stack,workers")
     assert {*run.changed_tasks} - STACK_EFFECTS == {

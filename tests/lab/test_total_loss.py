@@ -23,6 +23,7 @@ from tests.lab.vps.vps import Vps
 
 # Encrypted with the key of the host that is lost; the new one has another.
 SECRET = "only-the-key-beside-the-database-reads-this"
+BLOCK = "total-loss"
 
 
 @dataclass
@@ -40,23 +41,23 @@ def deployment_names(endpoint: Endpoint) -> set[str]:
     return {one["name"] for one in endpoint.post("/api/deployments/filter", {"limit": 200}).json()}
 
 
-def secret_block(endpoint: Endpoint) -> str:
+def secret_block(endpoint: Endpoint, name: str = BLOCK) -> str:
     """The value of the test's Secret block, decrypted by the server."""
     found = endpoint.post(
         "/api/block_documents/filter",
-        {"block_documents": {"name": {"any_": ["total-loss"]}}, "include_secrets": True},
+        {"block_documents": {"name": {"any_": [name]}}, "include_secrets": True},
     ).json()
     return found[0]["data"]["value"]
 
 
-def make_secret_block(endpoint: Endpoint) -> None:
+def make_secret_block(endpoint: Endpoint, name: str = BLOCK) -> None:
     endpoint.post("/api/block_types/install_system_block_types", {})
     kind = endpoint.get("/api/block_types/slug/secret").json()
     schemas = endpoint.post(
         "/api/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}}
     ).json()
     body = {
-        "name": "total-loss",
+        "name": name,
         "data": {"value": SECRET},
         "block_type_id": kind["id"],
         "block_schema_id": schemas[0]["id"],
@@ -191,8 +192,8 @@ def test_a_new_server_begins_where_the_lost_one_ended(
     assert logs
     assert deployment_names(endpoint) == before.deployments
     # And who did what on the lost one.
-    told = vps.ssh("prefect-audit --json --object secret/total-loss").stdout
-    assert [(one["account"], one["what"]) for one in json.loads(told)] == [("admin", "create block secret/total-loss")]
+    told = vps.ssh(f"prefect-audit --json --object secret/{BLOCK}").stdout
+    assert [(one["account"], one["what"]) for one in json.loads(told)] == [("admin", f"create block secret/{BLOCK}")]
     assert SECRET not in vps.ssh("prefect-audit --json --limit 0").stdout
     assert secret_block(endpoint) == SECRET
     assert vps.ssh(f"systemctl is-active {restores.WORKER}").stdout.strip() == "active"
