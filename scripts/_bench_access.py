@@ -140,6 +140,7 @@ def run(vps: Vps, options: argparse.Namespace, endpoint: Endpoint) -> int:
             said = _in_server(vps, "--interactive", "-", json.dumps(plan), text=LOAD.read_text(), timeout=3600)
     finally:
         _stop(vps)
+        _wait(endpoint)
         endpoint.delete(f"/api/flow_runs/{made['id']}")
     met = report([json.loads(line) for line in said.splitlines() if line.startswith("{")])
     return 0 if met or options.short else 1
