@@ -183,8 +183,8 @@ def prefect_host_problems(seen: dict[str, Any]) -> list[str]:
     Args:
         seen: `memory_mb` and `least_memory_mb` in MiB; `free_gb` and `least_free_gb` in GiB; `installed`, whether an
             earlier run has been here; `password`, the file with the database's password on this machine, and
-            `password_exists`; `accounts`, the directory with the accounts' passwords there, and `accounts_exist`; `others`, packages and services with their states; `containers`, those that are there before a
-            first install; `listeners`, the output of ss; `ours`,
+            `password_exists`; `accounts`, the directory with the accounts' passwords there, and `accounts_exist`; `others`,
+            packages and services with their states; `containers`, those that are there before a first install; `listeners`, the output of ss; `ours`,
             whether Caddy of ours has the ports; `keys`, the authorized_keys of the user who is connected (None: not
             looked at); `admin_keys`, the keys of the settings; `login`, that user and the host, as ssh takes them; `domain_problem`.
     """
